@@ -1,0 +1,41 @@
+"""Artifacts on disk: a folder with what was built and an `artifact.json` that says how. Any runner can load it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hwnas.core.workload import Artifact
+from hwnas.errors import DataError
+
+DESCRIPTION = "artifact.json"
+NETWORK = "network.onnx"
+"""The file of an `ort` artifact."""
+LIBRARY = "network.so"
+"""The shared library of a `tvm` artifact."""
+INPUTS = "inputs.json"
+"""Shape and numpy type of each input, where the artifact cannot tell itself."""
+
+
+def write_artifact(artifact: Artifact) -> Artifact:
+    """Write the artifact's description beside its files, and return it."""
+    document = {
+        "toolchain": artifact.toolchain,
+        "version": artifact.version,
+        "options": dict(artifact.options),
+        "schedule": artifact.schedule,
+        "flash_bytes": artifact.flash_bytes,
+        "uncovered": list(artifact.uncovered),
+    }
+    (Path(artifact.path) / DESCRIPTION).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    return artifact
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The artifact in a folder. Raises DataError if its description is missing or not one."""
+    try:
+        document: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+        return Artifact(path=str(folder), **{**document, "uncovered": tuple(document["uncovered"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"is not an artifact ({error})", path=folder / DESCRIPTION) from error

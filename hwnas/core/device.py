@@ -1,0 +1,103 @@
+"""Devices as data: one YAML for a kind of board, every number with its source."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwnas.core.estimate import Bandwidth, Bytes, Rate, Ratio, Seconds
+from hwnas.core.measurement import Fidelity
+from hwnas.digest import content_id
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+Source = Annotated[str, Field(min_length=3, description="datasheet, public benchmark, calibrated on what, or chosen")]
+
+
+class Compute(BaseModel):
+    """What computes: `cores: 0` means 'as many as this machine has'."""
+
+    model_config = _STRICT
+    cores: int = Field(ge=0, le=4096)
+    isa: str
+    macs_per_s: Rate
+    overhead: Seconds = Field(description="time that a kernel takes however small it is")
+    source: Source
+
+
+class Memory(BaseModel):
+    """One memory: what it holds, its size (None: whatever the machine has) and its bandwidth."""
+
+    model_config = _STRICT
+    use: Literal["ram", "flash", "sram", "cache"]
+    size: Bytes | None = None
+    bandwidth: Bandwidth | None = None
+    source: Source
+
+
+class Protocol(BaseModel):
+    """How a subject is measured: repeats until the interval of the median is narrow, within caps."""
+
+    model_config = _STRICT
+    warmup: int = Field(default=5, ge=0, description="runs before the first reading")
+    reading: Seconds = Field(default=1e-3, validate_default=False, description="least duration of one reading")
+    min_readings: int = Field(default=8, ge=3)
+    max_readings: int = Field(default=60, ge=3)
+    interval: Ratio = Field(default=0.02, description="target half-width of the median's 95 % interval, relative")
+    timeout: Seconds = Field(default=20.0, validate_default=False, description="deadline of one load or run")
+    drift: Ratio = Field(default=0.15, description="limit of the reference workload's change within a session")
+    session: int = Field(default=40, ge=1, description="workloads between two checks of the reference workload")
+    failures_in_a_row: int = Field(default=8, ge=1, description="then the board is quarantined")
+
+
+class TabularSource(BaseModel):
+    """A device that answers from a CSV: which column is which metric, and its unit."""
+
+    model_config = _STRICT
+    file: str
+    candidate: str
+    metrics: dict[str, str] = Field(description="metric -> column")
+    unit: dict[str, str] = Field(description="metric -> unit of that column, such as ms or mJ")
+    invalid_below: float | None = Field(default=None, description="values at or below it are 'not measurable'")
+
+
+class Device(BaseModel):
+    """A kind of board, as its YAML in `devices/` describes it."""
+
+    model_config = _STRICT
+    schema_: Literal[1] = Field(alias="schema")
+    name: Name
+    summary: str
+    fidelity: Fidelity
+    compute: Compute
+    memories: tuple[Memory, ...]
+    dtypes: tuple[Literal["fp32", "fp16", "int8"], ...]
+    toolchains: tuple[str, ...] = Field(min_length=1)
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="toolchain -> build options")
+    runner: str
+    meter: str | None = None
+    protocol: Protocol = Protocol()
+    tabular: TabularSource | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Device:
+        for toolchain in self.options:
+            if toolchain not in self.toolchains:
+                raise ValueError(f"options name toolchain {toolchain!r}, which is not in toolchains")
+        if (self.runner == "tabular") != (self.tabular is not None):
+            raise ValueError("runner: tabular and a tabular: section go together")
+        return self
+
+    @property
+    def digest(self) -> str:
+        return content_id(self.model_dump(mode="json", by_alias=True))
+
+    def memory(self, use: str) -> Memory | None:
+        """The first memory of that use."""
+        return next((m for m in self.memories if m.use == use), None)
+
+    def threads(self, toolchain: str) -> int:
+        """How many threads the toolchain runs with on this device (option `threads`, default 1)."""
+        return int(self.options.get(toolchain, {}).get("threads", 1))

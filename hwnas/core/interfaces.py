@@ -1,0 +1,178 @@
+"""The extension points, each a narrow Protocol; `hwnas.testing` ships the contract suite of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from hwnas.core.device import Device
+from hwnas.core.estimate import Estimate
+from hwnas.core.measurement import Samples
+from hwnas.core.trial import Trial
+from hwnas.core.workload import Artifact, Block, BlockCounts, Candidate, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto, NodeProto
+    from torch import Tensor, nn
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """A set of networks, each named by a genotype of small integers.
+
+    `id` changes with every setting that changes the networks; `input_shape` is 1 x c x h x w (or 1 x c x t).
+    All randomness comes from the generator that is passed in.
+    """
+
+    name: str
+    id: str
+    input_shape: tuple[int, ...]
+    classes: int
+
+    def sample(self, rng: np.random.Generator) -> Candidate: ...
+    def mutate(self, parent: Candidate, rng: np.random.Generator) -> Candidate: ...
+    def crossover(self, a: Candidate, b: Candidate, rng: np.random.Generator) -> Candidate: ...
+
+    def encode(self, candidate: Candidate) -> str:
+        """The candidate's text form; `parse(encode(c)) == c`."""
+        ...
+
+    def parse(self, text: str) -> Candidate:
+        """The candidate of a text form. Raises CandidateError for a text of another space."""
+        ...
+
+    def decode(self, candidate: Candidate) -> nn.Module:
+        """The network, weights initialised from torch's global generator; decoding is otherwise pure."""
+        ...
+
+    def blocks(self, candidate: Candidate) -> tuple[Block, ...]:
+        """The blocks of the network in order, a block as often as it occurs."""
+        ...
+
+
+@runtime_checkable
+class BatchSpace(SearchSpace, Protocol):
+    """A space that handles many candidates at once, as integer arrays n x g."""
+
+    def sample_batch(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """n genotypes, n x g, drawn as `sample` draws them."""
+        ...
+
+    def block_counts(self, genotypes: np.ndarray) -> BlockCounts:
+        """Block counts of n candidates (n x g genotypes), at 100,000 candidates a second or more."""
+        ...
+
+    def features(self, genotypes: np.ndarray) -> np.ndarray:
+        """Graph features for accuracy predictors, n x f (float)."""
+        ...
+
+
+class Toolchain(Protocol):
+    """Builds ONNX for a device. `rules` names the fusion rule set that matches what it fuses."""
+
+    name: str
+    rules: str
+
+    def version(self) -> str: ...
+
+    def unsupported(self, node: NodeProto) -> str | None:
+        """None if the operator is supported, else the reason (the rule's docstring)."""
+        ...
+
+    def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
+        """Build into the folder `into`. Raises BuildError, UnsupportedOperator."""
+        ...
+
+
+class Board(Protocol):
+    """An open session on a device: closed -> ready -> measuring -> ready ... -> quarantined."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Context fields the board knows: machine, clock_hz, governor, temperature_c, firmware."""
+        ...
+
+    def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
+        """Run an artifact until it gave `readings` readings. Raises DeviceError; the board stays usable after a
+        crash or time-out of the artifact, unless it raises DeviceQuarantined."""
+        ...
+
+    def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
+        """The network's outputs for one set of inputs, computed on the device."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Runner(Protocol):
+    """Talks to one kind of device."""
+
+    name: str
+
+    def open(self, device: Device) -> Board:
+        """Raises DeviceUnavailable."""
+        ...
+
+
+class Meter(Protocol):
+    """Measures energy beside a run."""
+
+    name: str
+
+    def record(self) -> AbstractContextManager[Any]:
+        """A trace with `energy_j` (joules over the window) or None."""
+        ...
+
+
+class Proxy(Protocol):
+    """A score of an untrained network, higher is better. `batch` is (inputs n x ..., labels n)."""
+
+    def __call__(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> float: ...
+
+
+class Predictor(Protocol):
+    """Predicts a metric of workloads in SI units."""
+
+    def fit(self, workloads: Sequence[Workload], values: Sequence[float]) -> None: ...
+    def predict(self, workloads: Sequence[Workload]) -> list[Estimate]: ...
+    def save(self, path: Path) -> None: ...
+
+
+class SearchStrategy(Protocol):
+    """Decides what to try next. Deterministic given its seed and what it was told."""
+
+    def ask(self, n: int) -> list[Candidate]: ...
+    def tell(self, trials: Iterable[Trial]) -> None: ...
+
+
+class Exporter(Protocol):
+    """Writes a deployable form of an artifact."""
+
+    def export(self, artifact: Artifact, into: Path) -> list[Path]: ...
+
+
+AccuracyFunction = Callable[[Sequence[Candidate]], Sequence[float]]
+"""Anything that gives accuracies (fractions 0..1) for candidates: training, a table, a user's own function."""
+
+
+@runtime_checkable
+class HardwareEstimator(Protocol):
+    """Estimates every budgeted metric of many candidates at once."""
+
+    metrics: tuple[str, ...]
+
+    def estimate(self, genotypes: np.ndarray) -> Mapping[str, np.ndarray]:
+        """metric -> n x 2 array of (mean, high) in SI units, for n x g genotypes."""
+        ...
+
+    def learn(self, candidate: Candidate, measured: Mapping[str, float]) -> None:
+        """Take in a whole network's measurement (SI values by metric); the next estimates reflect it."""
+        ...
+
+
+DeviceFunction = Callable[[Candidate], Mapping[str, float]]
+"""Measures a whole candidate on the device: SI values by metric. Raises DeviceError where it cannot be measured."""
+
+Events = Iterator[Any]

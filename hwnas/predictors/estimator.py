@@ -1,0 +1,134 @@
+"""Estimating whole batches of candidates of a space: sparse block counts times what each block costs.
+
+Each distinct block is built and split into workloads once; after that 100,000 candidates a second are a matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hwnas.core.interfaces import BatchSpace
+from hwnas.core.workload import Block, BlockCounts, Candidate, Workload
+from hwnas.errors import ConfigError
+from hwnas.graph.analysis import analyse
+from hwnas.graph.fusion import split
+from hwnas.predictors.network import COLUMNS, NetworkPredictor
+
+PARAMS, MACS, FLASH, RAM = range(COLUMNS, COLUMNS + 4)
+
+
+class SpaceEstimator:
+    """Estimates latency (where there is a predictor), params, macs, flash and ram of a space's candidates.
+
+    `rules` names the fusion rules of the toolchain. Bounds hold with `confidence`; counted metrics are exact.
+    """
+
+    def __init__(
+        self, space: BatchSpace, rules: str, predictor: NetworkPredictor | None, confidence: float = 0.9
+    ) -> None:
+        self._space, self._rules, self._predictor, self._confidence = space, rules, predictor, confidence
+        self._rows: dict[str, np.ndarray] = {}
+        self._parts: dict[str, Mapping[str, int]] = {}
+        self._learned: dict[str, tuple[np.ndarray, float]] = {}
+        self._base: tuple[np.ndarray, list[float]] = (np.empty((0, COLUMNS)), [])
+        self.workloads: dict[str, Workload] = {}
+        exact = ("flash", "ram", "params", "macs")
+        self.metrics: tuple[str, ...] = exact if predictor is None else ("latency", *exact)
+
+    def calibrate(self, columns: np.ndarray, values: Sequence[float]) -> None:
+        """Remember the networks that the predictor was calibrated on, so that `learn` adds to them."""
+        self._base = (columns, list(values))
+
+    def workload_counts(self, candidate: Candidate) -> dict[str, int]:
+        """The workloads of a candidate with their counts, from its blocks."""
+        counts: dict[str, int] = {}
+        for block in self._space.blocks(candidate):
+            self._know([block])
+            for part, n in self._parts[block.key].items():
+                counts[part] = counts.get(part, 0) + n
+        return counts
+
+    def estimate(self, genotypes: np.ndarray) -> Mapping[str, np.ndarray]:
+        """metric -> n x 2 (mean, high) in SI units, for n x g genotypes."""
+        table, counts = self._table(genotypes)
+        sums = np.asarray(counts.counts @ table[:, :RAM])
+        result = {
+            "params": _exact(sums[:, PARAMS]),
+            "macs": _exact(sums[:, MACS]),
+            "flash": _exact(sums[:, FLASH]),
+            "ram": _exact(_largest(counts, table[:, RAM])),
+        }
+        if self._predictor is not None:
+            bounds = self._predictor.predict_columns(sums[:, :COLUMNS], self._confidence)
+            result["latency"] = bounds[:, [0, 2]]
+        return result
+
+    def bounds(self, genotypes: np.ndarray) -> np.ndarray:
+        """mean, low and high latency (s) of n x g genotypes, n x 3. Raises ConfigError without a predictor."""
+        if self._predictor is None:
+            raise ConfigError("latency needs a predictor; fit one to a latency table first")
+        table, counts = self._table(genotypes)
+        return self._predictor.predict_columns(np.asarray(counts.counts @ table[:, :COLUMNS]), self._confidence)
+
+    def learn(self, candidate: Candidate, measured: Mapping[str, float]) -> None:
+        """Take in the measured latency of a whole candidate, and refit the correction."""
+        if self._predictor is None or "latency" not in measured:
+            return
+        table, counts = self._table(np.array([candidate.genotype]))
+        self._learned[candidate.id] = (np.asarray(counts.counts @ table[:, :COLUMNS])[0], float(measured["latency"]))
+        base, values = self._base
+        columns = np.vstack([base, *(c[None] for c, _ in self._learned.values())])
+        self._predictor.fit(columns, [*values, *(v for _, v in self._learned.values())])
+
+    def know(self, blocks: Sequence[Block]) -> None:
+        """Split blocks into workloads ahead of time; `workloads` then holds them."""
+        self._know(blocks)
+
+    def _table(self, genotypes: np.ndarray) -> tuple[np.ndarray, BlockCounts]:
+        counts = self._space.block_counts(genotypes)
+        self._know(counts.blocks)
+        return np.array([self._rows[b.key] for b in counts.blocks]).reshape(-1, RAM + 1), counts
+
+    def _know(self, blocks: Sequence[Block]) -> None:
+        fresh = [b for b in blocks if b.key not in self._rows]
+        if not fresh:
+            return
+        found: dict[str, Workload] = {}
+        analyses = []
+        for block in fresh:
+            network = block.build()
+            parts = split(network, self._rules)
+            self._parts[block.key] = parts.parts
+            found.update(parts.workloads)
+            analyses.append(analyse(network))
+        self.workloads.update(found)
+        ids = list(found)
+        rows = np.zeros((len(ids), COLUMNS))
+        if self._predictor is not None:
+            rows = self._predictor.rows([found[i] for i in ids])
+        index = {workload: i for i, workload in enumerate(ids)}
+        for block, sums in zip(fresh, analyses):
+            parts_of = self._parts[block.key]
+            row = np.zeros(RAM + 1)
+            for part, n in parts_of.items():
+                row[:COLUMNS] += n * rows[index[part]]
+            row[PARAMS], row[MACS], row[FLASH], row[RAM] = (
+                sums.params, sums.macs, sums.flash_bytes, sums.peak_activation_bytes,
+            )  # fmt: skip
+            self._rows[block.key] = row
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    return np.stack([values, values], axis=1)
+
+
+def _largest(counts: BlockCounts, values: np.ndarray) -> np.ndarray:
+    """The largest value among the blocks that each candidate has (n)."""
+    matrix = counts.counts
+    result = np.zeros(matrix.shape[0])
+    filled = np.flatnonzero(np.diff(matrix.indptr) > 0)
+    if filled.size:
+        result[filled] = np.maximum.reduceat(values[matrix.indices], matrix.indptr[filled])
+    return result

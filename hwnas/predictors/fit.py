@@ -1,0 +1,53 @@
+"""From a latency table to a predictor: workloads teach the trees, whole networks the correction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwnas.core.device import Device
+from hwnas.errors import TableConflict
+from hwnas.predictors.network import NetworkPredictor
+from hwnas.predictors.workload import WorkloadPredictor
+from hwnas.tables.table import LatencyTable
+
+
+def check_table(table: LatencyTable, device: Device) -> None:
+    """Raises TableConflict unless the table is of this device and fidelity."""
+    recipe = table.recipe
+    if recipe.device != device.name:
+        raise TableConflict(
+            f"the table is of device {recipe.device!r}, not {device.name!r}; profile {device.name} first"
+        )
+    if recipe.fidelity != device.fidelity:
+        raise TableConflict(
+            f"the table holds {recipe.fidelity} rows, but {device.name} is of fidelity {device.fidelity}"
+        )
+
+
+def fit_workloads(table: LatencyTable, device: Device, metric: str = "latency", seed: int = 0) -> WorkloadPredictor:
+    """A predictor of workloads from the table's valid rows. Raises TableConflict for a table of another device."""
+    check_table(table, device)
+    values = table.values(metric)
+    known = [table.workloads[k] for k in values if k in table.workloads]
+    predictor = WorkloadPredictor(device, seed)
+    predictor.fit(known, [values[w.id] for w in known])
+    return predictor
+
+
+def calibration(
+    table: LatencyTable, predictor: NetworkPredictor, metric: str = "latency"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The measured whole networks of a table: columns n x COLUMNS and values n in SI units."""
+    values = table.values(metric)
+    measured = [network for k, network in table.networks.items() if k in values]
+    if not measured:
+        return predictor.columns([], {}), np.array([])
+    columns = predictor.columns([n.parts for n in measured], table.workloads)
+    return columns, np.array([values[n.id] for n in measured])
+
+
+def fit_network(table: LatencyTable, device: Device, metric: str = "latency", seed: int = 0) -> NetworkPredictor:
+    """A predictor of whole networks: workloads first, then the correction on the table's whole networks."""
+    predictor = NetworkPredictor(fit_workloads(table, device, metric, seed), seed)
+    predictor.fit(*calibration(table, predictor, metric))
+    return predictor

@@ -1,0 +1,178 @@
+"""From workloads to networks: a sum is not an end-to-end latency, so a correction is learned on whole networks.
+
+The sum is kept apart by class of kernel, and so are the counts: an isolated kernel carries the cost of its own call
+and of its own layout change, which a network pays once or not at all. A ridge regression towards 'the plain sum'
+learns how much of each to count, and out-of-fold residuals calibrate the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.core.estimate import Estimate
+from hwnas.core.measurement import Fidelity
+from hwnas.core.workload import Workload
+from hwnas.digest import canonical_json
+from hwnas.errors import DataError
+from hwnas.predictors.conformal import conformal_quantile, lower_quantile, out_of_fold
+from hwnas.predictors.features import CLASSES, kernel_class
+from hwnas.predictors.workload import WorkloadPredictor
+from hwnas.records import write_atomically
+
+COLUMNS = 2 * len(CLASSES)
+"""Summed seconds of each class, then how many kernels of each class."""
+MIN_NETWORKS = 8
+"""Fewer whole networks than this calibrate nothing; the plain sum answers, within UNCALIBRATED_FACTOR."""
+UNCALIBRATED_FACTOR = 2.0
+FOLDS = 10
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+FLOOR = 0.2
+"""A correction never takes a network below this share of its plain sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """What calibration saw: mean absolute percentage error out of fold, on how many whole networks."""
+
+    mape: float
+    networks: int
+
+
+class NetworkPredictor:
+    """Latency (s) of whole networks from the counts of their workloads."""
+
+    def __init__(self, workloads: WorkloadPredictor, seed: int = 0) -> None:
+        self.workloads = workloads
+        self.fidelity: Fidelity = workloads.fidelity
+        self._seed = seed
+        self._weights = _plain_sum()
+        self._intercept = 0.0
+        self._residuals = np.array([])
+        self.error: Error | None = None
+        self._classes: dict[str, int] = {}
+
+    def rows(self, workloads: Sequence[Workload]) -> np.ndarray:
+        """What one occurrence of each of n workloads adds to a network's columns, n x COLUMNS."""
+        values, _ = self.workloads.values(workloads)
+        rows = np.zeros((len(workloads), COLUMNS))
+        for i, workload in enumerate(workloads):
+            if workload.id not in self._classes:
+                self._classes[workload.id] = CLASSES.index(kernel_class(workload))
+            k = self._classes[workload.id]
+            rows[i, k], rows[i, len(CLASSES) + k] = values[i], 1.0
+        return rows
+
+    def columns(self, networks: Sequence[Mapping[str, int]], known: Mapping[str, Workload]) -> np.ndarray:
+        """The columns of n networks given as workload counts, n x COLUMNS. Raises DataError for an unknown workload."""
+        used = sorted({part for parts in networks for part in parts})
+        if missing := [part for part in used if part not in known]:
+            raise DataError(f"workload {missing[0]} is not known", given=missing[0])
+        rows = dict(zip(used, self.rows([known[u] for u in used])))
+        sums = [sum((rows[p] * n for p, n in parts.items()), np.zeros(COLUMNS)) for parts in networks]
+        return np.array(sums).reshape(len(networks), COLUMNS)
+
+    def fit(self, columns: np.ndarray, values: Sequence[float]) -> None:
+        """Learn the correction from n measured networks (columns n x COLUMNS, values n in seconds)."""
+        x, y = np.asarray(columns, dtype=float), np.asarray(values, dtype=float)
+        self._weights, self._intercept, self._residuals, self.error = _plain_sum(), 0.0, np.array([]), None
+        if len(y) < MIN_NETWORKS:
+            return
+        best: tuple[float, float, np.ndarray] | None = None
+        for penalty in PENALTIES:
+            left_out = out_of_fold(
+                len(y),
+                FOLDS,
+                np.random.default_rng(self._seed),
+                lambda train, test, penalty=penalty: _apply(x[test], *_ridge(x[train], y[train], penalty)),
+            )
+            residuals = np.log(y / left_out)
+            score = float(np.mean(np.abs(residuals)))
+            if best is None or score < best[0]:
+                best = (score, penalty, residuals)
+        assert best is not None
+        self._weights, self._intercept = _ridge(x, y, best[1])
+        self._residuals = best[2]
+        self.error = Error(float(np.mean(np.abs(np.expm1(-best[2])))), len(y))
+
+    def predict_columns(self, columns: np.ndarray, confidence: float = 0.9) -> np.ndarray:
+        """mean, low and high of n networks, n x 3; each bound holds one-sidedly with the confidence."""
+        mean = _apply(columns, self._weights, self._intercept)
+        if len(self._residuals):
+            up = max(0.0, conformal_quantile(self._residuals, confidence))
+            down = min(0.0, lower_quantile(self._residuals, confidence))
+        else:
+            up, down = np.log(UNCALIBRATED_FACTOR), -np.log(UNCALIBRATED_FACTOR)
+        return np.stack([mean, mean * np.exp(down), mean * np.exp(up)], axis=1)
+
+    def estimate(self, parts: Mapping[str, int], known: Mapping[str, Workload], confidence: float = 0.9) -> Estimate:
+        """The estimate of one network; its source is that of its least certain workload."""
+        mean, low, high = self.predict_columns(self.columns([parts], known), confidence)[0]
+        sources = set(self.workloads.values([known[p] for p in parts])[1])
+        source = "roofline" if "roofline" in sources else "predictor"
+        return Estimate(float(mean), float(low), float(high), source, self.fidelity)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything `from_json` needs, as JSON."""
+        return {
+            "kind": "network-predictor",
+            "seed": self._seed,
+            "workloads": self.workloads.to_json(),
+            "weights": self._weights.tolist(),
+            "intercept": self._intercept,
+            "residuals": self._residuals.tolist(),
+            "error": None if self.error is None else [self.error.mape, self.error.networks],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> NetworkPredictor:
+        """Read what `to_json` wrote. Raises DataError for anything else."""
+        try:
+            if document["kind"] != "network-predictor":
+                raise ValueError(f"its kind is {document['kind']!r}")
+            self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]))
+            weights = np.array(document["weights"], dtype=float)
+            if weights.shape != (COLUMNS,):
+                raise ValueError(f"it has {weights.size} weights, not {COLUMNS}")
+            self._weights, self._intercept = weights, float(document["intercept"])
+            self._residuals = np.array(document["residuals"], dtype=float)
+            self.error = (
+                None if document["error"] is None else Error(float(document["error"][0]), int(document["error"][1]))
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"is not a saved network predictor ({error})") from error
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the predictor as JSON, atomically."""
+        write_atomically(path, canonical_json(self.to_json()) + "\n")
+
+
+def _plain_sum() -> np.ndarray:
+    return np.repeat([1.0, 0.0], len(CLASSES))
+
+
+def _apply(x: np.ndarray, weights: np.ndarray, intercept: float) -> np.ndarray:
+    total = x[:, : len(CLASSES)].sum(1)
+    return np.asarray(np.maximum(x @ weights + intercept, FLOOR * total + 1e-12))
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """Least relative squared error, pulled towards the plain sum w0.
+
+    min sum ((x w + c - y) / y)^2 + penalty |D (w - w0)|^2, where D scales each weight by its column's share of y, so
+    that one penalty fits seconds and counts alike.
+    """
+    z = np.column_stack([x, np.ones(len(y))]) / y[:, None]
+    prior = np.append(_plain_sum(), 0.0)
+    scale = np.sqrt(np.mean(z**2, axis=0))
+    # Counts and the intercept may move freely by microseconds; their share of y is a poor measure of how far.
+    d = np.where(scale > 0, scale, 1.0) * np.sqrt(penalty)
+    left = z.T @ z + np.diag(d**2)
+    right = z.T @ (1.0 - z @ prior)
+    solution = prior + np.linalg.solve(left, right)
+    return solution[:-1], float(solution[-1])

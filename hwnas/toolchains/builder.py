@@ -1,0 +1,91 @@
+"""Builds in child processes, several at a time: a compiler that crashes or hangs costs one workload, not the run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwnas.core.artifact import read_artifact
+from hwnas.core.device import Device
+from hwnas.core.workload import Artifact
+from hwnas.errors import BuildError
+from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout, serve
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SOURCE = "source.onnx"
+
+
+class BuildPool:
+    """`workers` child processes that build for one device with one toolchain."""
+
+    def __init__(self, toolchain: str, device: Device, workers: int = 2, timeout_s: float = 300.0) -> None:
+        self._toolchain, self._device, self._timeout_s = (
+            toolchain,
+            device.model_dump(mode="json", by_alias=True),
+            timeout_s,
+        )
+        self._children = [Child("hwnas.toolchains.builder") for _ in range(workers)]
+        self._free = list(self._children)
+
+    def build(self, networks: Sequence[tuple[ModelProto, Path]]) -> Iterator[Artifact | BuildError]:
+        """Build each network into its folder, in order; what failed is yielded as a BuildError."""
+        with ThreadPoolExecutor(len(self._children)) as threads:
+            yield from threads.map(self._one, networks)
+
+    def close(self) -> None:
+        for child in self._children:
+            child.close()
+
+    def __enter__(self) -> BuildPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _one(self, job: tuple[ModelProto, Path]) -> Artifact | BuildError:
+        network, into = job
+        into.mkdir(parents=True, exist_ok=True)
+        (into / SOURCE).write_bytes(network.SerializeToString())
+        child = self._free.pop()  # as many threads as children, so there is always one
+        try:
+            child.request(
+                {"toolchain": self._toolchain, "device": self._device, "into": str(into)}, timeout_s=self._timeout_s
+            )
+            return read_artifact(into)
+        except ChildTimeout as error:
+            return BuildError(self._toolchain, f"{error} (build deadline)")
+        except (ChildCrashed, ChildError) as error:
+            return BuildError(self._toolchain, str(error))
+        finally:
+            self._free.append(child)
+
+
+def build_one(toolchain: str, network: ModelProto, device: Device, into: Path) -> Artifact:
+    """Build a single network in a child process. Raises BuildError."""
+    with BuildPool(toolchain, device, workers=1) as pool:
+        result = next(pool.build([(network, into)]))
+    if isinstance(result, BuildError):
+        raise result
+    return result
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    import onnx
+
+    from hwnas.registry import toolchains
+
+    into = Path(request["into"])
+    network = onnx.load(str(into / SOURCE))
+    (into / SOURCE).unlink()
+    toolchains.load(request["toolchain"])().build(network, Device.model_validate(request["device"]), into)
+    return {"built": True}
+
+
+if __name__ == "__main__":
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tvm_ffi would import it, 2 s and 300 MB for nothing
+    serve(_answer)

@@ -99,6 +99,10 @@ class DeviceCrashed(DeviceError):
     """The program on the device ended while it ran."""
 
 
+class NotMeasurable(DeviceError):
+    """The device cannot run this very network, now or later; others it can."""
+
+
 class LinkCorrupt(DeviceError):
     """Bytes on the link failed their check and could not be recovered."""
 

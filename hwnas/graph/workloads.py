@@ -1,0 +1,161 @@
+"""Workloads back into networks that run, and workload bytes from a table, which are hostile until checked."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from hwnas.core.workload import Workload
+from hwnas.errors import DataError, HwnasError
+from hwnas.graph.canonical import canonical_workload
+from hwnas.graph.view import Operator, TensorType, View, has_values, view, without_weights
+
+MAX_WORKLOAD_BYTES = 256 * 1024
+"""A canonical workload holds no weights: the largest seen (a dense block's concatenation) is a few kilobytes."""
+
+MAX_ELEMENTS = 2**28
+"""Elements that all tensors of a workload may have together (1 GiB of floats): more is not a kernel but an attack."""
+
+_INCONSISTENT = (
+    KeyError, IndexError, ValueError, TypeError, OverflowError, AssertionError, RuntimeError,
+    onnx.shape_inference.InferenceError,
+)  # fmt: skip
+"""What reading a graph raises whose parts do not belong together."""
+
+MAC_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def parse_workload(data: bytes, op: str) -> Workload:
+    """The workload that bytes from a table hold. Raises DataError unless they are its exact canonical form."""
+
+    def refuse(reason: str) -> DataError:
+        return DataError(f"not a workload: {reason}", key=f"workload {op[:80]!r}")
+
+    if len(data) > MAX_WORKLOAD_BYTES:
+        raise refuse(f"{len(data)} bytes, at most {MAX_WORKLOAD_BYTES} are allowed")
+    network = ModelProto()
+    try:
+        network.ParseFromString(data)
+    except DecodeError:
+        raise refuse("the bytes are not ONNX") from None
+    if foreign := sorted({node.domain for node in network.graph.node} - {""}):
+        raise refuse(f"operators of domain {foreign[0]!r}; only standard ONNX operators are allowed")
+    if any(tensor.external_data or tensor.data_location for tensor in network.graph.initializer):
+        raise refuse("its weights point to another file")
+    try:
+        graph = view(network)
+        if any(size < 0 for kind in graph.types.values() for size in kind.shape):
+            raise refuse("it declares a negative size")
+        if sum(kind.elements for kind in graph.types.values()) > MAX_ELEMENTS:
+            raise refuse(f"it declares tensors of more than {MAX_ELEMENTS} elements")
+        onnx.shape_inference.infer_shapes(without_weights(network), check_type=True, strict_mode=True)
+        outputs = [value.name for value in network.graph.output]
+        again = canonical_workload(graph, range(len(graph.operators)), outputs)
+    except HwnasError as error:
+        raise error if str(error).startswith("workload ") else refuse(str(error)) from error
+    except _INCONSISTENT as error:
+        raise refuse(f"its graph is not consistent ({type(error).__name__}: {error})") from error
+    if again.onnx != data:
+        raise refuse("the bytes are not in canonical form")
+    if again.op != op:
+        raise refuse(f"its operators are {again.op!r}")
+    return again
+
+
+def materialize(workload: Workload, seed: int = 0) -> ModelProto:
+    """A network that runs: the workload with weights drawn from the seed, scaled so that activations stay near 1."""
+    network = ModelProto()
+    network.ParseFromString(workload.onnx)
+    graph = view(network)
+    rng = np.random.default_rng(seed)
+    uses = {name: (op, k) for op in graph.operators for k, name in enumerate(op.inputs)}
+    for tensor in network.graph.initializer:
+        if not has_values(tensor):
+            operator, position = uses[tensor.name]
+            kind = TensorType(tensor.data_type, tuple(tensor.dims))
+            values = _weight(graph, operator, position, kind, rng)
+            tensor.raw_data = np.ascontiguousarray(values, onnx.helper.tensor_dtype_to_np_dtype(kind.dtype)).tobytes()
+    network.producer_name = "hwnas"
+    return network
+
+
+def _weight(graph: View, operator: Operator, position: int, kind: TensorType, rng: np.random.Generator) -> Any:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.dtype)
+    if operator.op in ("QuantizeLinear", "DequantizeLinear"):
+        return _quantised(graph, operator, position, kind, rng)
+    if np.issubdtype(dtype, np.bool_):
+        return rng.random(kind.shape) < 0.5
+    if not np.issubdtype(dtype, np.floating):
+        return _index(graph, operator, position, kind)
+    if operator.op in MAC_WEIGHTS or operator.op in ("Einsum", "LSTM", "GRU", "RNN"):
+        spread = 0.1 if len(kind.shape) < 2 else sqrt(2 / fan_in(operator, position, kind))
+        return _normal(rng, kind.shape, spread)
+    if operator.op == "BatchNormalization":
+        return rng.uniform(0.5, 1.5, kind.shape) if position in (1, 4) else _normal(rng, kind.shape, 0.1)
+    if operator.op in ("LayerNormalization", "InstanceNormalization", "GroupNormalization"):
+        return rng.uniform(0.5, 1.5, kind.shape) if position == 1 else _normal(rng, kind.shape, 0.1)
+    if operator.op in ("Add", "Sub", "Sum"):
+        return _normal(rng, kind.shape, 0.1)
+    if operator.op == "PRelu":
+        return rng.uniform(0.1, 0.4, kind.shape)
+    return rng.uniform(0.5, 1.5, kind.shape)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], spread: float) -> np.ndarray:
+    drawn = rng.standard_normal(shape, np.float32)
+    drawn *= np.float32(spread)
+    return drawn
+
+
+def fan_in(operator: Operator, position: int, kind: TensorType) -> int:
+    """How many products a weight operand contributes to one output element."""
+    if operator.op == "Conv":
+        return max(1, prod(kind.shape[1:]))
+    if operator.op == "ConvTranspose":
+        return max(1, prod(kind.shape[2:]) * kind.shape[0])
+    if operator.op == "Gemm":
+        rows_first = bool(operator.attributes.get("transA" if position == 0 else "transB", 0)) == (position == 0)
+        return max(1, kind.shape[0] if rows_first else kind.shape[1])
+    if operator.op == "MatMul":
+        return max(1, kind.shape[-1] if position == 0 else kind.shape[-2])
+    return max(1, kind.shape[-1])
+
+
+def _index(graph: View, operator: Operator, position: int, kind: TensorType) -> Any:
+    """Indices that are valid: they count through the axis they point into; elsewhere ones."""
+    if operator.op in ("Gather", "GatherElements") and position == 1:
+        source = graph.types[operator.inputs[0]].shape
+        axis = operator.attributes.get("axis", 0)
+        assert isinstance(axis, int)
+        return (np.arange(kind.elements) % source[axis]).reshape(kind.shape)
+    return np.ones(kind.shape)
+
+
+ACTIVATION_SCALE = 0.04
+"""Steps of quantised activations in a materialised workload: 256 of them cover about -5 to 5."""
+
+
+def _quantised(graph: View, operator: Operator, position: int, kind: TensorType, rng: np.random.Generator) -> Any:
+    """Stored integers, scales and zero points that belong together: a bias has the scale of its products."""
+    stored = operator.inputs[0] in graph.constants
+    if position == 2:
+        return np.full(kind.shape, 128 if kind.dtype == TensorProto.UINT8 else 0)
+    reader = graph.operators[graph.readers[operator.outputs[0]][0]] if stored else None
+    if position == 1:
+        if reader is None:
+            return np.full(kind.shape, ACTIVATION_SCALE)
+        if reader.op in MAC_WEIGHTS:
+            is_bias = len(reader.inputs) > 2 and reader.inputs[2] == operator.outputs[0]
+            weight = 1 if is_bias else reader.inputs.index(operator.outputs[0])
+            # integers are uniform in +-127, so their standard deviation is 127 / sqrt(3)
+            step = sqrt(2 / fan_in(reader, weight, graph.types[reader.inputs[weight]])) / (127 / sqrt(3))
+            return np.full(kind.shape, step * ACTIVATION_SCALE if is_bias else step)
+        return np.full(kind.shape, 0.01)
+    limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kind.dtype))
+    span = min(int(limits.max), 127)
+    return rng.integers(max(int(limits.min), -span), span, kind.shape, endpoint=True)

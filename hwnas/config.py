@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +19,25 @@ MAX_YAML_BYTES = 1_000_000
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without duplicate keys, where the second would silently win."""
+    """Safe YAML without duplicate keys, where the second would silently win, and without aliases.
+
+    A few hundred bytes of nested aliases stand for billions of values as soon as anything walks them.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed; write the value out", mark)
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    double = next((k for i, k in enumerate(keys) if k in keys[:i]), None)
-    if double is not None:
+    found = loader.construct_mapping(node, deep=True)
+    if len(found) < len(node.value):
+        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+        double = next(key for key, count in Counter(keys).items() if count > 1)
         raise yaml.constructor.ConstructorError(None, None, f"key {double!r} stands twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
+    return found
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -40,7 +51,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or no such date or number
         raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", path=path) from error
     if not isinstance(document, dict) or not all(isinstance(k, str) for k in document):
         raise ConfigError("must be a mapping of names to values", path=path)

@@ -85,7 +85,7 @@ class RecordFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)  # a buffer would write what a full disk refused again on close
         except OSError as error:
             raise HwnasError(f"{path} cannot be opened for writing: {error.strerror}") from error
         try:
@@ -110,8 +110,9 @@ class RecordFile:
         """Add a record. Raises HwnasError when the disk is full, with the file as it was before."""
         line = canonical_json(record).encode() + b"\n"
         try:
-            self._file.write(line)
-            self._file.flush()
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):

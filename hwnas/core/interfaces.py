@@ -82,6 +82,10 @@ class Toolchain(Protocol):
         """None if the operator is supported, else the reason (the rule's docstring)."""
         ...
 
+    def flash_bytes(self, onnx: ModelProto) -> int:
+        """What a network (or a block of one) will take on the device, code and constants, before it is built."""
+        ...
+
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Build into the folder `into`. Raises BuildError, UnsupportedOperator."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hwnas.core.interfaces import BatchSpace
+from hwnas.core.interfaces import BatchSpace, Toolchain
 from hwnas.core.workload import Block, BlockCounts, Candidate, Workload
 from hwnas.errors import ConfigError
 from hwnas.graph.analysis import analyse
@@ -22,24 +22,20 @@ PARAMS, MACS, FLASH, RAM = range(COLUMNS, COLUMNS + 4)
 class SpaceEstimator:
     """Estimates latency (where there is a predictor), params, macs, flash and ram of a space's candidates.
 
-    `rules` names the fusion rules of the toolchain. Bounds hold with `confidence`; counted metrics are exact.
+    The toolchain says which operators fuse and what a network takes in flash. Bounds hold with `confidence`; counted metrics are exact.
     """
 
     def __init__(
-        self, space: BatchSpace, rules: str, predictor: NetworkPredictor | None, confidence: float = 0.9
+        self, space: BatchSpace, toolchain: Toolchain, predictor: NetworkPredictor | None, confidence: float = 0.9
     ) -> None:
-        self._space, self._rules, self._predictor, self._confidence = space, rules, predictor, confidence
+        self._space, self._toolchain, self._predictor, self._confidence = space, toolchain, predictor, confidence
         self._rows: dict[str, np.ndarray] = {}
         self._parts: dict[str, Mapping[str, int]] = {}
         self._learned: dict[str, tuple[np.ndarray, float]] = {}
-        self._base: tuple[np.ndarray, list[float]] = (np.empty((0, COLUMNS)), [])
+        self._base = None if predictor is None else predictor.calibration
         self.workloads: dict[str, Workload] = {}
         exact = ("flash", "ram", "params", "macs")
         self.metrics: tuple[str, ...] = exact if predictor is None else ("latency", *exact)
-
-    def calibrate(self, columns: np.ndarray, values: Sequence[float]) -> None:
-        """Remember the networks that the predictor was calibrated on, so that `learn` adds to them."""
-        self._base = (columns, list(values))
 
     def workload_counts(self, candidate: Candidate) -> dict[str, int]:
         """The workloads of a candidate with their counts, from its blocks."""
@@ -73,8 +69,8 @@ class SpaceEstimator:
         return self._predictor.predict_columns(np.asarray(counts.counts @ table[:, :COLUMNS]), self._confidence)
 
     def learn(self, candidate: Candidate, measured: Mapping[str, float]) -> None:
-        """Take in the measured latency of a whole candidate, and refit the correction."""
-        if self._predictor is None or "latency" not in measured:
+        """Take in the measured latency of a whole candidate: the correction is fitted anew, to all known networks."""
+        if self._predictor is None or self._base is None or "latency" not in measured:
             return
         table, counts = self._table(np.array([candidate.genotype]))
         self._learned[candidate.id] = (np.asarray(counts.counts @ table[:, :COLUMNS])[0], float(measured["latency"]))
@@ -96,27 +92,26 @@ class SpaceEstimator:
         if not fresh:
             return
         found: dict[str, Workload] = {}
-        analyses = []
+        totals: list[tuple[int, int, int, int]] = []
         for block in fresh:
             network = block.build()
-            parts = split(network, self._rules)
+            parts = split(network, self._toolchain.rules)
             self._parts[block.key] = parts.parts
             found.update(parts.workloads)
-            analyses.append(analyse(network))
+            sums = analyse(network, self._toolchain.rules)
+            flash = self._toolchain.flash_bytes(network)
+            totals.append((sums.params, sums.macs, flash, sums.peak_activation_bytes))
         self.workloads.update(found)
         ids = list(found)
         rows = np.zeros((len(ids), COLUMNS))
         if self._predictor is not None:
             rows = self._predictor.rows([found[i] for i in ids])
         index = {workload: i for i, workload in enumerate(ids)}
-        for block, sums in zip(fresh, analyses):
-            parts_of = self._parts[block.key]
+        for block, total in zip(fresh, totals):
             row = np.zeros(RAM + 1)
-            for part, n in parts_of.items():
+            for part, n in self._parts[block.key].items():
                 row[:COLUMNS] += n * rows[index[part]]
-            row[PARAMS], row[MACS], row[FLASH], row[RAM] = (
-                sums.params, sums.macs, sums.flash_bytes, sums.peak_activation_bytes,
-            )  # fmt: skip
+            row[PARAMS:] = total
             self._rows[block.key] = row
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hwnas.core.device import Device
-from hwnas.errors import TableConflict
+from hwnas.errors import ConfigError, TableConflict
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.predictors.workload import WorkloadPredictor
 from hwnas.tables.table import LatencyTable
+
+METRICS = ("latency", "energy", "instructions", "cycles")
+"""What a row of a latency table may hold."""
 
 
 def check_table(table: LatencyTable, device: Device) -> None:
@@ -24,12 +27,28 @@ def check_table(table: LatencyTable, device: Device) -> None:
         )
 
 
+def check_predictor(predictor: NetworkPredictor, device: Device, toolchain: str) -> None:
+    """Raises TableConflict unless the predictor is of this device, fidelity and toolchain."""
+    known = predictor.workloads
+    if known.device != device.name:
+        raise TableConflict(f"the predictor is of device {known.device!r}, not {device.name!r}; fit one for it first")
+    if known.fidelity != device.fidelity:
+        raise TableConflict(f"the predictor is of fidelity {known.fidelity}, but {device.name} is of {device.fidelity}")
+    if known.toolchain not in (None, toolchain):
+        raise TableConflict(f"the predictor is of toolchain {known.toolchain!r}, not {toolchain!r}: name that one")
+
+
 def fit_workloads(table: LatencyTable, device: Device, metric: str = "latency", seed: int = 0) -> WorkloadPredictor:
-    """A predictor of workloads from the table's valid rows. Raises TableConflict for a table of another device."""
+    """A predictor of workloads from the table's valid rows.
+
+    Raises TableConflict for a table of another device, ConfigError for a metric that tables do not hold.
+    """
+    if metric not in METRICS:
+        raise ConfigError("tables hold no such metric", key="metric", given=metric, allowed=METRICS)
     check_table(table, device)
     values = table.values(metric)
     known = [table.workloads[k] for k in values if k in table.workloads]
-    predictor = WorkloadPredictor(device, seed)
+    predictor = WorkloadPredictor(device, seed, table.recipe.toolchain)
     predictor.fit(known, [values[w.id] for w in known])
     return predictor
 

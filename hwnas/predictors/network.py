@@ -53,7 +53,9 @@ class NetworkPredictor:
         self._weights = _plain_sum()
         self._intercept = 0.0
         self._residuals = np.array([])
+        self.calibration = (np.empty((0, COLUMNS)), np.array([]))  # the networks it was fitted to
         self.error: Error | None = None
+        self.points = np.empty((0, 2))  # out-of-fold prediction and measurement (s) of each network
         self._classes: dict[str, int] = {}
 
     def rows(self, workloads: Sequence[Workload]) -> np.ndarray:
@@ -76,20 +78,20 @@ class NetworkPredictor:
         sums = [sum((rows[p] * n for p, n in parts.items()), np.zeros(COLUMNS)) for parts in networks]
         return np.array(sums).reshape(len(networks), COLUMNS)
 
-    def fit(self, columns: np.ndarray, values: Sequence[float]) -> None:
+    def fit(self, columns: np.ndarray, values: Sequence[float] | np.ndarray) -> None:
         """Learn the correction from n measured networks (columns n x COLUMNS, values n in seconds)."""
-        x, y = np.asarray(columns, dtype=float), np.asarray(values, dtype=float)
+        x, y = self.calibration = np.asarray(columns, dtype=float), np.asarray(values, dtype=float)
         self._weights, self._intercept, self._residuals, self.error = _plain_sum(), 0.0, np.array([]), None
+        self.points = np.empty((0, 2))
         if len(y) < MIN_NETWORKS:
             return
         best: tuple[float, float, np.ndarray] | None = None
         for penalty in PENALTIES:
-            left_out = out_of_fold(
-                len(y),
-                FOLDS,
-                np.random.default_rng(self._seed),
-                lambda train, test, penalty=penalty: _apply(x[test], *_ridge(x[train], y[train], penalty)),
-            )
+
+            def fit_predict(train: np.ndarray, test: np.ndarray, penalty: float = penalty) -> np.ndarray:
+                return _apply(x[test], *_ridge(x[train], y[train], penalty))
+
+            left_out = out_of_fold(len(y), FOLDS, np.random.default_rng(self._seed), fit_predict)
             residuals = np.log(y / left_out)
             score = float(np.mean(np.abs(residuals)))
             if best is None or score < best[0]:
@@ -98,16 +100,21 @@ class NetworkPredictor:
         self._weights, self._intercept = _ridge(x, y, best[1])
         self._residuals = best[2]
         self.error = Error(float(np.mean(np.abs(np.expm1(-best[2])))), len(y))
+        self.points = np.stack([y * np.exp(-best[2]), y], axis=1)
 
     def predict_columns(self, columns: np.ndarray, confidence: float = 0.9) -> np.ndarray:
         """mean, low and high of n networks, n x 3; each bound holds one-sidedly with the confidence."""
         mean = _apply(columns, self._weights, self._intercept)
+        low = 1 / UNCALIBRATED_FACTOR
         if len(self._residuals):
-            up = max(0.0, conformal_quantile(self._residuals, confidence))
-            down = min(0.0, lower_quantile(self._residuals, confidence))
-        else:
-            up, down = np.log(UNCALIBRATED_FACTOR), -np.log(UNCALIBRATED_FACTOR)
-        return np.stack([mean, mean * np.exp(down), mean * np.exp(up)], axis=1)
+            low = float(np.exp(min(0.0, lower_quantile(self._residuals, confidence))))
+        return np.stack([mean, mean * low, mean * self.upper_factor(confidence)], axis=1)
+
+    def upper_factor(self, confidence: float) -> float:
+        """Upper bound over prediction, the same for every network."""
+        if not len(self._residuals):
+            return UNCALIBRATED_FACTOR
+        return float(np.exp(max(0.0, conformal_quantile(self._residuals, confidence))))
 
     def estimate(self, parts: Mapping[str, int], known: Mapping[str, Workload], confidence: float = 0.9) -> Estimate:
         """The estimate of one network; its source is that of its least certain workload."""
@@ -125,6 +132,8 @@ class NetworkPredictor:
             "weights": self._weights.tolist(),
             "intercept": self._intercept,
             "residuals": self._residuals.tolist(),
+            "points": self.points.tolist(),
+            "calibration": [array.tolist() for array in self.calibration],
             "error": None if self.error is None else [self.error.mape, self.error.networks],
         }
 
@@ -140,6 +149,9 @@ class NetworkPredictor:
                 raise ValueError(f"it has {weights.size} weights, not {COLUMNS}")
             self._weights, self._intercept = weights, float(document["intercept"])
             self._residuals = np.array(document["residuals"], dtype=float)
+            self.points = np.array(document["points"], dtype=float).reshape(-1, 2)
+            columns, values = (np.array(array, dtype=float) for array in document["calibration"])
+            self.calibration = columns.reshape(len(values), COLUMNS), values
             self.error = (
                 None if document["error"] is None else Error(float(document["error"][0]), int(document["error"][1]))
             )

@@ -30,9 +30,10 @@ ROOFLINE_FACTOR = 10.0
 
 
 class WorkloadPredictor:
-    """Latency (s) of workloads on one device through one toolchain, with one fidelity."""
+    """Latency (s) of workloads on one device through one toolchain (None: not told), with one fidelity."""
 
-    def __init__(self, device: Device, seed: int = 0) -> None:
+    def __init__(self, device: Device, seed: int = 0, toolchain: str | None = None) -> None:
+        self.device, self.toolchain = device.name, toolchain
         self.fidelity: Fidelity = device.fidelity
         self._seed = seed
         bandwidth = next((m.bandwidth for m in device.memories if m.use == "ram" and m.bandwidth), None)
@@ -105,6 +106,8 @@ class WorkloadPredictor:
     def to_json(self) -> dict[str, Any]:
         """Everything `from_json` needs, as JSON."""
         return {
+            "device": self.device,
+            "toolchain": self.toolchain,
             "fidelity": str(self.fidelity),
             "seed": self._seed,
             "roof": [value if np.isfinite(value) else None for value in self._roof],
@@ -118,6 +121,8 @@ class WorkloadPredictor:
         """Read what `to_json` wrote. Raises DataError for anything else."""
         self = cls.__new__(cls)
         try:
+            self.device, toolchain = str(document["device"]), document["toolchain"]
+            self.toolchain = None if toolchain is None else str(toolchain)
             self.fidelity = Fidelity(document["fidelity"])
             self._seed = int(document["seed"])
             peak, bandwidth, overhead = (float("inf") if v is None else float(v) for v in document["roof"])

@@ -13,7 +13,6 @@ from hwnas.core.interfaces import BatchSpace, SearchSpace
 from hwnas.core.workload import Block, Candidate, Network, Workload
 from hwnas.digest import content_id
 from hwnas.graph.builder import GraphBuilder
-from hwnas.graph.chain import chain
 from hwnas.graph.fusion import split
 from hwnas.graph.workloads import materialize
 from hwnas.profiling.plan import Subject
@@ -40,10 +39,12 @@ class Subjects:
 def untrained(space: SearchSpace, candidate: Candidate) -> ModelProto:
     """The candidate's network as ONNX with random weights: for timing, where the values of weights do not matter.
 
-    A space that declares `chained = True` has its blocks joined (milliseconds); any other is decoded and exported.
+    A space that has a `graph` method gives it in milliseconds; any other is decoded and exported.
     """
-    if getattr(space, "chained", False):
-        return chain([block.build() for block in space.blocks(candidate)])
+    graph = getattr(space, "graph", None)
+    if graph is not None:
+        found: ModelProto = graph(candidate)
+        return found
     from hwnas.graph.export import export
 
     return export(space.decode(candidate), space.input_shape)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hwnas.core.device import Device
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
-from hwnas.errors import DeviceCrashed, DeviceQuarantined, DeviceTimeout, DeviceUnavailable, LinkCorrupt
+from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout, DeviceUnavailable, LinkCorrupt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,8 @@ class FakeBoard:
     def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
         if self.closed:
             raise DeviceUnavailable("the board is closed")
+        if not Path(artifact.path).is_dir():
+            raise DeviceError(f"there is no artifact at {artifact.path}")
         number, self._runs = self._runs, self._runs + 1
         if fault := self._script.faults.get(number):
             self._failures += 1

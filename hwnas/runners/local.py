@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.core.artifact import DESCRIPTION
 from hwnas.core.device import Device
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
@@ -60,10 +61,12 @@ class LocalBoard:
                 f"{self._failures} failures in a row; the first was: {self._first}"
             ) from self._first
         path = Path(artifact.path)
+        if not (path / DESCRIPTION).is_file():
+            raise DeviceError(f"there is no artifact at {path}")
         message = {
             **request,
             "path": str(path.resolve()),
-            "stamp": str((path / "artifact.json").stat().st_mtime_ns),
+            "stamp": str((path / DESCRIPTION).stat().st_mtime_ns),
             "toolchain": artifact.toolchain,
             "options": dict(artifact.options),
         }

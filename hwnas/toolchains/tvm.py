@@ -15,6 +15,7 @@ from hwnas.core.artifact import INPUTS, LIBRARY, write_artifact
 from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError, ConfigError, UnsupportedOperator
+from hwnas.graph.analysis import analyse
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -101,6 +102,10 @@ class TvmToolchain:
         if node.op_type not in onnx_frontend._get_convert_map():
             return f"TVM {version('apache-tvm')} does not import it"
         return None
+
+    def flash_bytes(self, onnx: ModelProto) -> int:
+        """Constants, and a round figure for the code of each distinct kernel (`hwnas.graph.analysis`)."""
+        return analyse(onnx, self.rules).flash_bytes
 
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Compile and link into `into`. Raises UnsupportedOperator or BuildError with the compiler's words."""

@@ -1,0 +1,33 @@
+"""The Python interface: the same steps as the command line, as functions."""
+
+from hwnas.api.pieces import (
+    NETWORKS,
+    TABLES,
+    Profile,
+    breakdown,
+    estimate,
+    estimator,
+    fit,
+    fit_measurements,
+    load_device,
+    load_space,
+    load_toolchain,
+    plan_profile,
+    profile,
+)
+
+__all__ = [
+    "NETWORKS",
+    "TABLES",
+    "Profile",
+    "breakdown",
+    "estimate",
+    "estimator",
+    "fit",
+    "fit_measurements",
+    "load_device",
+    "load_space",
+    "load_toolchain",
+    "plan_profile",
+    "profile",
+]

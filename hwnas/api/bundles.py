@@ -1,0 +1,175 @@
+"""Bundles of a run: write the winner's, check one again from its own files, export a candidate in a format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hwnas import registry
+from hwnas.api.pieces import load_device, load_toolchain
+from hwnas.api.run import Outcome, Run, now
+from hwnas.core.estimate import Budget
+from hwnas.deploy.bundle import FP32, INT8, LIBRARY, SAMPLE, TEST, accuracy_of, read_manifest, write_bundle
+from hwnas.deploy.measurer import Bench
+from hwnas.deploy.verify import judge, spaced_readings
+from hwnas.errors import ConfigError, DataError
+from hwnas.graph.load import load_onnx
+from hwnas.runners.local import machine_name
+from hwnas.toolchains.builder import build_one
+
+FORMATS = ("onnx", "tvm")
+CLOSE = 1e-3
+"""Largest difference of an output from the bundled one that is still the same network (float order differs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A bundle's promise held against its own files: what was promised, what was found, and whether that is kept."""
+
+    name: str
+    promised: str
+    found: str
+    kept: bool
+
+
+def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
+    """Write the winner's bundle; returns its manifest's path."""
+    best = outcome.winner
+    dataset = run.dataset
+    promise = {
+        "candidate": best.trained.encoded,
+        "space": run.space.id,
+        "data": dataset.name,
+        "data_digest": dataset.digest,
+        "device": run.device.name,
+        "machine": machine_name(),
+        "fidelity": str(run.device.fidelity),
+        "toolchain": best.artifact.toolchain,
+        "schedule": best.artifact.schedule,
+        "date": now(),
+        "budget": outcome.budget.limits(),
+        "confidence": outcome.budget.confidence,
+        "test_accuracy": best.trained.final.test_accuracy,
+        "val_accuracies": list(best.trained.val_accuracies),
+        "estimate_s": best.verdict.estimate_s,
+        "readings_s": list(best.verdict.readings_s),
+        "median_s": best.verdict.median_s,
+        "high_s": best.verdict.high_s(outcome.budget.confidence),
+        "values": dict(best.values),
+    }
+    return write_bundle(
+        into,
+        best.trained.network,
+        device=run.device,
+        promise=promise,
+        calibration=dataset.train.inputs,
+        test=(dataset.test.inputs, dataset.test.labels),
+        formats=run.settings.export,
+    )
+
+
+def check_bundle(folder: Path, readings: int = 5, spacing_s: float = 0.3) -> list[Checked]:
+    """Re-check a bundle in fresh processes: files, outputs of every form, accuracy, latency on this device, budget.
+
+    Raises DataError for a bundle that is not whole, DeviceError, BuildError.
+    """
+    manifest = read_manifest(folder)
+    promise: Mapping[str, Any] = manifest["promise"]
+    device = load_device(str(promise["device"]))
+    runner = registry.runners.load(device.runner)()
+    network = load_onnx(folder / FP32)
+    with np.load(folder / SAMPLE, allow_pickle=False) as sample, np.load(folder / TEST, allow_pickle=False) as test:
+        x, y, example, expected = test["x"], test["y"], sample["input"], sample["output"]
+    found = [Checked("files", f"{len(manifest['files'])} files", "all there, none changed", True)]
+    toolchain = load_toolchain(str(promise["toolchain"]), device)
+    with Bench(device, toolchain, runner) as bench:
+        artifact = bench.build(network)
+        found.append(_same("output", bench.board.outputs(artifact, [example], device.protocol.timeout)[0], expected))
+        hits = [
+            int(np.argmax(bench.board.outputs(artifact, [one[None]], device.protocol.timeout)[0])) == int(label)
+            for one, label in zip(x, y)
+        ]
+        found.append(_accuracy("test accuracy", float(manifest["accuracy"]["fp32"]), float(np.mean(hits)), len(y)))
+        visits = [
+            s for _, s in spaced_readings(bench.board, device, {"it": artifact}, readings=readings, spacing_s=spacing_s)
+        ]
+        verdict = judge("it", visits, promise.get("estimate_s"), 0.1)
+        values = {**promise["values"], "latency": verdict.high_s(float(promise["confidence"]))}
+        values["flash"] = float(artifact.flash_bytes or 0)
+        budget = Budget().model_copy(update=dict(promise["budget"]))
+        violations = budget.violations(values)
+        found.append(
+            Checked(
+                "latency",
+                f"{1e6 * float(promise['median_s']):.1f} us measured on {promise['date']}",
+                f"{1e6 * verdict.median_s:.1f} us, highest of {len(verdict.readings_s)} readings "
+                f"{1e6 * max(verdict.readings_s):.1f} us ({device.fidelity})",
+                True,
+            )
+        )
+        found.append(Checked("budget", str(budget), _misses(violations), all(v <= 0 for v in violations.values())))
+        if (folder / LIBRARY).is_dir() and toolchain.name != "tvm":
+            compiled = build_one("tvm", network, device, folder.parent / f".{folder.name}.check")
+            try:
+                output = bench.board.outputs(compiled, [example], device.protocol.timeout)[0]
+                found.append(_same("output through TVM", output, expected))
+            finally:
+                shutil.rmtree(compiled.path, ignore_errors=True)
+    small = onnx.load(str(folder / INT8))
+    found.append(_accuracy("int8 test accuracy", float(manifest["accuracy"]["int8"]), accuracy_of(small, x, y), len(y)))
+    return found
+
+
+def export_candidate(run_folder: Path, candidate: str, formats: Sequence[str], into: Path) -> list[Path]:
+    """Export a fully trained finalist of a run by its id or text. Raises ConfigError with what there is."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError("unknown format", key="--format", given=name, allowed=FORMATS)
+    index = run_folder / "finalists.json"
+    try:
+        finalists = json.loads(index.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"holds no finalists yet ({error}); finish the search first", path=index) from error
+    match = [f for f in finalists if candidate in (f["id"], f["encoded"]) or f["id"].startswith(candidate)]
+    if len(match) != 1:
+        known = ", ".join(f"{f['id'][:8]} ({f['encoded']})" for f in finalists)
+        raise ConfigError(f"{candidate!r} names {len(match)} finalists; there are {known}", key="--candidate")
+    source = run_folder / "finalists" / f"{match[0]['id']}.onnx"
+    network = load_onnx(source)
+    into.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    if "onnx" in formats:
+        written.append(into / FP32)
+        written[-1].write_bytes(network.SerializeToString())
+    if "tvm" in formats:
+        device = load_device(json.loads((run_folder / "run.json").read_text())["device"])
+        build_one("tvm", network, device, into / LIBRARY)
+        written += sorted((into / LIBRARY).iterdir())
+    return written
+
+
+def checks_json(checks: Sequence[Checked]) -> list[dict[str, Any]]:
+    """The checks as JSON."""
+    return [asdict(c) for c in checks]
+
+
+def _same(name: str, output: np.ndarray, expected: np.ndarray) -> Checked:
+    difference = float(np.abs(output - expected).max())
+    return Checked(name, f"within {CLOSE:g}", f"largest difference {difference:.1e}", difference <= CLOSE)
+
+
+def _accuracy(name: str, promised: float, found: float, n: int) -> Checked:
+    # One sample may fall the other way where two outputs are equal to the last bit.
+    return Checked(name, f"{100 * promised:.2f} % of {n}", f"{100 * found:.2f} %", abs(promised - found) <= 1.01 / n)
+
+
+def _misses(violations: Mapping[str, float]) -> str:
+    over = [f"{metric} over by {100 * v:.1f} %" for metric, v in violations.items() if v > 0]
+    return ", ".join(over) or "met"

@@ -1,0 +1,193 @@
+"""The Python interface: the same steps as the command line, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwnas import config, registry
+from hwnas.core.device import Device
+from hwnas.core.estimate import Estimate
+from hwnas.core.interfaces import BatchSpace, SearchSpace, Toolchain
+from hwnas.core.workload import Candidate, Workload
+from hwnas.errors import ConfigError, DataError
+from hwnas.graph.fusion import split
+from hwnas.graph.load import load_onnx
+from hwnas.predictors.estimator import SpaceEstimator
+from hwnas.predictors.features import features
+from hwnas.predictors.fit import check_predictor, check_table, fit_network, fit_workloads
+from hwnas.predictors.network import NetworkPredictor
+from hwnas.profiling.plan import Plan, Uncertainty
+from hwnas.profiling.profiler import Event, Profiler
+from hwnas.profiling.subjects import Subjects, network_subjects, reference_workload, space_subjects
+from hwnas.tables.table import LatencyTable, table_path
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+TABLES = Path("latency_tables")
+"""Where latency tables are kept unless another folder is named."""
+NO_BATCHES = "space {!r} does not handle batches; give it sample_batch, block_counts and features"
+NETWORKS = 40
+"""Whole networks that a profile of a space measures to calibrate the correction."""
+
+
+def load_device(name: str | Path) -> Device:
+    """A device by name or YAML file. Raises ConfigError."""
+    return config.load_device(name)
+
+
+def load_space(name: str, **settings: Any) -> SearchSpace:
+    """A registered search space with settings, e.g. `load_space("mbconv-micro", classes=10)`. Raises ConfigError."""
+    space: SearchSpace = registry.spaces.load(name)(**settings)
+    return space
+
+
+def load_toolchain(name: str, device: Device) -> Toolchain:
+    """A toolchain that the device allows. Raises ConfigError."""
+    if name not in device.toolchains:
+        raise ConfigError(f"{device.name} has no toolchain {name!r}", given=name, allowed=device.toolchains)
+    toolchain: Toolchain = registry.toolchains.load(name)()
+    return toolchain
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile about to run: what it will measure and where the rows go."""
+
+    device: Device
+    toolchain: Toolchain
+    subjects: Subjects
+    plan: Plan
+    table: Path
+    seed: int
+
+    def events(self, for_s: float | None = None) -> Iterator[Event]:
+        """Run it: a generator of events; a row is on disk before its event is yielded."""
+        runner = registry.runners.load(self.device.runner)()
+        profiler = Profiler(self.device, self.toolchain, runner, reference_workload())
+        return profiler.run(self.plan, self.table, uncertainty=self._uncertainty, for_s=for_s)
+
+    def _uncertainty(self, table: LatencyTable) -> Uncertainty | None:
+        return fit_workloads(table, self.device, seed=self.seed).uncertainty
+
+
+def plan_profile(
+    device: Device,
+    source: SearchSpace | ModelProto | Path,
+    *,
+    toolchain: str | None = None,
+    workloads: int | None = None,
+    networks: int = NETWORKS,
+    tables: Path = TABLES,
+    resume: bool = True,
+    seed: int = 0,
+) -> Profile:
+    """Decide what to measure of a space, or of one network, on a device.
+
+    `workloads` limits how many (None: all); with `resume`, subjects that have a valid row are not measured again.
+    Raises ConfigError, DataError, TableConflict.
+    """
+    chain = load_toolchain(toolchain or device.toolchains[0], device)
+    if isinstance(source, SearchSpace):
+        subjects = space_subjects(source, chain.rules, networks, seed)
+    else:
+        label, network = (source.name, load_onnx(source)) if isinstance(source, Path) else ("network", source)
+        subjects = network_subjects(label, network, chain.rules)
+    path = table_path(tables, device.name, device.fidelity, chain.name)
+    done: frozenset[str] = frozenset()
+    if resume and path.exists():
+        table = LatencyTable.read(path)
+        check_table(table, device)
+        done = frozenset(table.values())
+    plan = Plan(
+        subjects.frequency, subjects.by_id, subjects.networks, limit=workloads, features=features, done=done, seed=seed
+    )
+    return Profile(device, chain, subjects, plan, path, seed)
+
+
+def profile(
+    device: Device,
+    source: SearchSpace | ModelProto | Path,
+    *,
+    toolchain: str | None = None,
+    workloads: int | None = None,
+    networks: int = NETWORKS,
+    tables: Path = TABLES,
+    for_s: float | None = None,
+    seed: int = 0,
+) -> LatencyTable:
+    """Measure a space's or a network's workloads on the device, and return the whole table."""
+    todo = plan_profile(
+        device, source, toolchain=toolchain, workloads=workloads, networks=networks, tables=tables, seed=seed
+    )
+    for _ in todo.events(for_s):
+        pass
+    return LatencyTable.read(todo.table)
+
+
+def fit(
+    table: LatencyTable | Path, *, device: Device | None = None, metric: str = "latency", seed: int = 0
+) -> NetworkPredictor:
+    """A predictor from a latency table.
+
+    Raises TableConflict for a table of another device, DataError for one without a valid row of the metric.
+    """
+    if isinstance(table, Path):
+        table = LatencyTable.read(table)
+    predictor = fit_network(table, device or load_device(table.recipe.device), metric, seed)
+    if not table.values(metric):
+        raise DataError(f"the table of {table.recipe.device} holds no valid row with {metric}; there is nothing to fit")
+    return predictor
+
+
+def fit_measurements(
+    space: SearchSpace, candidates: Sequence[Candidate], values: Sequence[float | None], seed: int = 0
+) -> Any:
+    """A predictor from measurements of whole candidates (SI units; None: not measurable there)."""
+    from hwnas.predictors.stack import NetworkStack
+
+    if not isinstance(space, BatchSpace):
+        raise ConfigError(NO_BATCHES.format(space.name))
+    stack = NetworkStack(seed)
+    stack.fit(space, candidates, values)
+    return stack
+
+
+def estimator(
+    space: SearchSpace,
+    device: Device,
+    *,
+    predictor: NetworkPredictor | None,
+    toolchain: str | None = None,
+    confidence: float = 0.9,
+) -> SpaceEstimator:
+    """Batch estimates of a space on a device; `learn` refits `predictor`. Raises ConfigError, TableConflict."""
+    if not isinstance(space, BatchSpace):
+        raise ConfigError(NO_BATCHES.format(space.name))
+    chain = load_toolchain(toolchain or device.toolchains[0], device)
+    if predictor is not None:
+        check_predictor(predictor, device, chain.name)
+    return SpaceEstimator(space, chain, predictor, confidence)
+
+
+def estimate(
+    network: Path | ModelProto, device: Device, *, predictor: NetworkPredictor, toolchain: str | None = None
+) -> Estimate:
+    """The latency of one network on the device, from its workloads. Raises DataError, TableConflict."""
+    chain = load_toolchain(toolchain or device.toolchains[0], device)
+    check_predictor(predictor, device, chain.name)
+    model = load_onnx(network) if isinstance(network, Path) else network
+    parts = split(model, chain.rules)
+    return predictor.estimate(parts.parts, parts.workloads)
+
+
+def breakdown(network: ModelProto, predictor: NetworkPredictor, rules: str) -> list[tuple[Workload, int, float, str]]:
+    """Each workload of a network with its count, its seconds (all occurrences) and where the number came from."""
+    parts = split(network, rules)
+    known = list(parts.workloads.values())
+    values, sources = predictor.workloads.values(known)
+    rows = [(w, parts.parts[w.id], float(v) * parts.parts[w.id], s) for w, v, s in zip(known, values, sources)]
+    return sorted(rows, key=lambda row: -row[2])

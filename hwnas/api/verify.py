@@ -1,0 +1,59 @@
+"""Verifying a finished run again: its finalists, measured now, against its budget and their estimates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hwnas import registry
+from hwnas.api.bundles import Checked
+from hwnas.api.pieces import load_device, load_toolchain
+from hwnas.core.estimate import Budget
+from hwnas.core.measurement import Samples
+from hwnas.deploy.measurer import Bench
+from hwnas.deploy.verify import judge, spaced_readings
+from hwnas.errors import DataError
+from hwnas.graph.load import load_onnx
+from hwnas.report.record import Finalist, RunRecord
+from hwnas.units import show
+
+
+def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, readings: int = 5) -> list[Checked]:
+    """Build and measure the run's finalists (the `top` most accurate) again. Raises DataError, DeviceError, BuildError."""
+    record = RunRecord.read(folder / "record.json")
+    try:
+        ids = {f["encoded"]: f["id"] for f in json.loads((folder / "finalists.json").read_text())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"holds no finalists ({error})", path=folder / "finalists.json") from error
+    device = load_device(record.device)
+    chosen = sorted(record.finalists, key=_accuracy, reverse=True)[:top]
+    budget = Budget(confidence=record.confidence).model_copy(update={str(m): v for m, v in record.budget.items()})
+    found: list[Checked] = []
+    with Bench(device, load_toolchain(record.toolchain.name, device), registry.runners.load(device.runner)()) as bench:
+        artifacts = {f.encoded: bench.build(load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx")) for f in chosen}
+        visits: dict[str, list[Samples]] = {name: [] for name in artifacts}
+        for name, samples in spaced_readings(bench.board, device, artifacts, readings=readings):
+            visits[name].append(samples)
+    for finalist in chosen:
+        estimate = finalist.estimate.get("latency")
+        verdict = judge(finalist.encoded, visits[finalist.encoded], estimate[0] if estimate else None, tolerance)
+        values: dict[str, float | None] = {
+            **{str(m): v for m, v in finalist.measured.items()},
+            "latency": verdict.high_s(budget.confidence),
+        }
+        violations = budget.violations(values)
+        fits = all(v <= 0 for v in violations.values())
+        off = "no estimate" if verdict.error is None else f"estimate off by {100 * verdict.error:+.1f} %"
+        found.append(
+            Checked(
+                name=("winner " if finalist.winner else "") + finalist.encoded,
+                promised=f"{'meets' if finalist.meets_budget else 'misses'} {budget}; estimate within {100 * tolerance:g} %",
+                found=f"{show(verdict.median_s, 'time')} (highest {show(max(verdict.readings_s), 'time')}), {off}",
+                kept=(fits or not finalist.meets_budget) and verdict.within is not False,
+            )
+        )
+    return found
+
+
+def _accuracy(finalist: Finalist) -> float:
+    return sum(finalist.val_accuracies) / max(1, len(finalist.val_accuracies))

@@ -1,0 +1,155 @@
+"""`hwnas profile`: measure a space's or a network's workloads on a device, into a latency table."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwnas import api, units
+from hwnas.cli.render import log, out, print_table, progress
+from hwnas.core.measurement import Samples
+from hwnas.core.workload import Workload
+from hwnas.errors import ConfigError, Interrupted
+from hwnas.profiling.profiler import Checked, Event, Finished, Measured, Opened
+from hwnas.tables.exchange import counts
+from hwnas.tables.table import LatencyTable
+
+READING_GUESS_S = 0.06
+"""Seconds a subject takes, before anything was measured (for --dry-run)."""
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """`key=value` options of a space, values read as YAML scalars. Raises ConfigError."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r}: write it as key=value, for example --set resolution=32")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def profile(
+    device: Annotated[str, typer.Argument(help="A device name (hwnas devices list) or a YAML file.")],
+    space: Annotated[str | None, typer.Option(help="Profile the workloads of this search space.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the space, key=value; may repeat.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Profile the workloads of this network.")] = None,
+    toolchain: Annotated[
+        str | None, typer.Option(help="Build with this toolchain; default: every one the device has.")
+    ] = None,
+    workloads: Annotated[int | None, typer.Option(min=1, help="At most so many workloads; default: all.")] = None,
+    networks: Annotated[int, typer.Option(min=0, help="Whole networks, to calibrate the correction.")] = api.NETWORKS,
+    for_: Annotated[str | None, typer.Option("--for", help="Stop after this time, such as 2h or '90 s'.")] = None,
+    table: Annotated[Path, typer.Option(help="The folder of tables.")] = api.TABLES,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what has a valid row already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the plan.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
+) -> None:
+    """Measure workloads on a device: adaptive repeats, a drift check around each session, every row kept.
+
+    Interrupt it at any time: what was measured stays, and --resume goes on.
+    """
+    if (space is None) == (onnx is None):
+        raise ConfigError("name either --space or --onnx")
+    target = api.load_device(device)
+    for_s = None if for_ is None else units.parse(for_, "time")
+    source: Any = onnx if space is None else api.load_space(space, **settings_of(setting))
+    for name in [toolchain] if toolchain else list(target.toolchains):
+        todo = api.plan_profile(
+            target,
+            source,
+            toolchain=name,
+            workloads=workloads,
+            networks=networks,
+            tables=table,
+            resume=resume,
+            seed=seed,
+        )
+        if dry_run:
+            out.print(
+                f"{target.name} through {name}: {todo.plan.left} subjects to measure "
+                f"({len(todo.subjects.known)} workloads and {len(todo.subjects.networks)} networks in all), "
+                f"about {units.show(todo.plan.left * READING_GUESS_S, 'time')} without building, into {todo.table}"
+            )
+            continue
+        try:
+            _follow(todo, for_s, json)
+        except KeyboardInterrupt:
+            raise Interrupted(resume_command(sys.argv)) from None
+
+
+def resume_command(arguments: list[str]) -> str:
+    """The command that goes on where this one stopped."""
+    rest = [a for a in arguments[1:] if a != "--resume"]
+    return shlex.join(["hwnas", *rest, "--resume"])
+
+
+def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
+    events = todo.events(for_s)
+    finished: Finished | None = None
+    with progress("subjects") as bar:
+        task = bar.add_task(f"{todo.device.name} / {todo.toolchain.name}", total=todo.plan.left)
+        try:
+            for event in events:
+                if json:
+                    print(jsonlib.dumps(event_json(event)), flush=True)
+                if isinstance(event, Measured):
+                    bar.update(task, total=bar.tasks[0].completed + 1 + event.left, advance=1)
+                    if not event.row.ok:
+                        log.print(f"[yellow]failed:[/] {_what(event)}: {event.row.result}", markup=True)
+                elif isinstance(event, Checked) and not event.check.passed:
+                    log.print(
+                        f"[yellow]note:[/] the reference workload drifted by {event.check.drift:+.0%} within a session; "
+                        f"its rows are kept as failures and {event.given_back} subjects are measured again"
+                    )
+                elif isinstance(event, Finished):
+                    finished = event
+        finally:
+            events.close()  # type: ignore[attr-defined]
+    if json or finished is None:
+        return
+    held = counts(LatencyTable.read(todo.table))
+    rows = [
+        ("table", todo.table),
+        ("rows this time", f"{finished.rows} ({finished.failures} failures)"),
+        ("in the table", ", ".join(f"{n} {what}" for what, n in held.items())),
+        ("device time saved", f"{1 - finished.reading_share:.0%} of the readings of a fixed 10 + 50 protocol"),
+    ]
+    print_table("", ("profile", todo.device.name), rows)
+
+
+def _what(event: Measured) -> str:
+    return event.subject.op if isinstance(event.subject, Workload) else f"network {event.subject.label}"
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as JSON."""
+    match event:
+        case Opened():
+            return {"event": "opened", "context": event.context.id, "table": str(event.table), "left": event.left}
+        case Measured():
+            result = event.row.result
+            value = (
+                {"latency_s": result.metric("latency"), "readings": len(result.latency_s)}
+                if isinstance(result, Samples)
+                else {"failure": {"stage": result.stage, "error": result.error, "message": result.message}}
+            )
+            return {"event": "measured", "subject": event.subject.id, "what": _what(event), "left": event.left, **value}
+        case Checked():
+            check = event.check
+            return {"event": "checked", "drift": check.drift, "passed": check.passed, "given_back": event.given_back}
+        case Finished():
+            return {
+                "event": "finished", "reason": event.reason, "rows": event.rows, "failures": event.failures,
+                "reading_share": event.reading_share,
+            }  # fmt: skip

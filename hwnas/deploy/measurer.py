@@ -1,0 +1,72 @@
+"""Measuring whole candidates on the device during a search: untrained weights, because time does not depend on them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwnas.core.device import Device
+from hwnas.core.interfaces import Board, Runner, SearchSpace, Toolchain
+from hwnas.core.workload import Artifact, Candidate
+from hwnas.errors import BuildError, DeviceError
+from hwnas.profiling.measure import measure
+from hwnas.profiling.subjects import untrained
+from hwnas.toolchains.builder import BuildPool
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+class Bench:
+    """A builder and an open board side by side, for networks that are measured one at a time."""
+
+    def __init__(self, device: Device, toolchain: Toolchain, runner: Runner) -> None:
+        self.device, self.toolchain = device, toolchain
+        self._pool = BuildPool(toolchain.name, device, workers=1)
+        self._scratch = Path(tempfile.mkdtemp(prefix="hwnas-"))
+        self._built = 0
+        self.board: Board = runner.open(device)
+
+    def build(self, network: ModelProto, into: Path | None = None) -> Artifact:
+        """Build a network, into a folder of its own unless one is named. Raises BuildError."""
+        self._built += 1
+        folder = into or self._scratch / str(self._built)
+        result = next(self._pool.build([(network, folder)]))
+        if isinstance(result, BuildError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        self.board.close()
+        self._pool.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def measure_candidates(bench: Bench, space: SearchSpace) -> Callable[[Candidate], Mapping[str, float]]:
+    """The DeviceFunction of a bench: latency (s) and flash (bytes) of a candidate's network, measured now.
+
+    Raises DeviceError where the network cannot be built or run.
+    """
+
+    def measured(candidate: Candidate) -> Mapping[str, float]:
+        try:
+            artifact = bench.build(untrained(space, candidate))
+        except BuildError as error:
+            raise DeviceError(f"{space.encode(candidate)} cannot be built: {error.log}") from error
+        try:
+            latency = measure(bench.board, artifact, bench.device.protocol).metric("latency")
+        finally:
+            shutil.rmtree(artifact.path, ignore_errors=True)
+        found = {"latency": latency, "flash": artifact.flash_bytes}
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    return measured

@@ -1,0 +1,55 @@
+"""Which toolchain is faster on this device: the same few networks through each, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import exp, log
+from typing import TYPE_CHECKING
+
+from hwnas.core.device import Device
+from hwnas.core.interfaces import Runner, Toolchain
+from hwnas.deploy.measurer import Bench
+from hwnas.errors import BuildError, DeviceError
+from hwnas.profiling.measure import measure
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A toolchain's latencies (s), one a network, in the order of the networks; or why it has none."""
+
+    name: str
+    version: str
+    schedule: str
+    latency_s: tuple[float, ...] = ()
+    reason: str | None = None
+
+    @property
+    def geometric_mean_s(self) -> float:
+        return exp(sum(map(log, self.latency_s)) / len(self.latency_s)) if self.latency_s else float("inf")
+
+
+def compare_toolchains(
+    device: Device, runner: Runner, toolchains: Sequence[Toolchain], networks: Sequence[ModelProto]
+) -> list[Compared]:
+    """Measure every network through every toolchain, fastest toolchain first. One that fails is last, with its reason."""
+    found: list[Compared] = []
+    with ExitStack() as stack:
+        for toolchain in toolchains:
+            bench = stack.enter_context(Bench(device, toolchain, runner))
+            schedule, values = "", []
+            try:
+                for network in networks:
+                    artifact = bench.build(network)
+                    schedule = artifact.schedule
+                    if (value := measure(bench.board, artifact, device.protocol).metric("latency")) is not None:
+                        values.append(value)
+            except (BuildError, DeviceError) as error:
+                found.append(Compared(toolchain.name, toolchain.version(), schedule, reason=str(error)))
+            else:
+                found.append(Compared(toolchain.name, toolchain.version(), schedule, tuple(values)))
+    return sorted(found, key=lambda c: c.geometric_mean_s)

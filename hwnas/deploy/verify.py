@@ -1,0 +1,77 @@
+"""Verification: finalists on the device, by readings spaced in time, against their estimates and the budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from hwnas.core.device import Device
+from hwnas.core.interfaces import Board
+from hwnas.core.measurement import Samples
+from hwnas.core.workload import Artifact
+from hwnas.profiling.measure import measure
+
+MIN_READINGS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A finalist's spaced readings: each is the median (s) of one visit; `samples` pools them.
+
+    `high` is the reading that the confidence asks for (with few readings: the slowest), and is what the budget is
+    held against; `within` tells whether the estimate's error stays inside the tolerance.
+    """
+
+    name: str
+    readings_s: tuple[float, ...]
+    samples: Samples
+    estimate_s: float | None
+    tolerance: float
+
+    @property
+    def median_s(self) -> float:
+        return median(self.readings_s)
+
+    def high_s(self, confidence: float = 0.9) -> float:
+        """The smallest reading that at least that share of the readings do not exceed."""
+        return float(np.quantile(self.readings_s, confidence, method="higher"))
+
+    @property
+    def error(self) -> float | None:
+        """(estimate - measured) / measured; None without an estimate."""
+        return None if self.estimate_s is None else self.estimate_s / self.median_s - 1
+
+    @property
+    def within(self) -> bool | None:
+        return None if self.error is None else abs(self.error) <= self.tolerance
+
+
+def spaced_readings(
+    board: Board,
+    device: Device,
+    artifacts: Mapping[str, Artifact],
+    *,
+    readings: int = MIN_READINGS,
+    spacing_s: float = 0.3,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[tuple[str, Samples]]:
+    """Visit every artifact `readings` times in turn, so that a slow spell of the device hits all alike.
+
+    Raises DeviceError, as the board does.
+    """
+    for visit in range(readings):
+        for name, artifact in artifacts.items():
+            yield name, measure(board, artifact, device.protocol)
+        if visit + 1 < readings:
+            sleep(spacing_s)
+
+
+def judge(name: str, visits: Sequence[Samples], estimate_s: float | None, tolerance: float) -> Verdict:
+    """A verdict from the visits to one artifact; each must hold latencies."""
+    medians = tuple(v for s in visits if (v := s.metric("latency")) is not None)
+    pooled = Samples(latency_s=tuple(x for s in visits for x in s.latency_s), inner=visits[0].inner)
+    return Verdict(name, medians, pooled, estimate_s, tolerance)

@@ -1,8 +1,8 @@
 """How good is the search itself? Replayed on networks that were all trained, so that the best one is known.
 
 `mnist-5k-accuracies.jsonl` beside this file holds 60 random mbconv-micro networks under a limit (MACs and parameters
-at most the medians of the space), each trained fully on five seeds. A run sees the accuracies of seed 0 only, trains
-its best three on seeds 1 and 2, and its choice is judged by the mean of seeds 3 and 4, which it never saw. Random
+at most the medians of the space), each trained fully on eight seeds. A run sees the accuracies of seed 0 only, trains
+its best three on seeds 1 and 2, and its choice is judged by the mean of seeds 3 to 7, which it never saw. Random
 search gets as many candidate-epochs. Nothing is trained here: `python examples/regret.py --train` made the file.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +19,7 @@ import numpy as np
 
 from hwnas.accuracy.datasets import load_dataset
 from hwnas.accuracy.pool import TrainingPool
+from hwnas.accuracy.shrink import shrunk_accuracies
 from hwnas.accuracy.table import AccuracyTable, test_retest
 from hwnas.accuracy.trained import TrainedAccuracy
 from hwnas.accuracy.training import Training, TrainingPlan
@@ -37,8 +38,8 @@ HERE = Path(__file__).parent
 TABLE = HERE / "mnist-5k-accuracies.jsonl"
 SETTINGS = load_run(HERE / "demo.yaml").accuracy
 PLAN: TrainingPlan = SETTINGS.plan
-NETWORKS, SEEDS, RUNS = 60, 5, 10
-QUERY, RETRAIN, JUDGE = 0, (1, 2), (3, 4)
+NETWORKS, SEEDS, RUNS = 60, 8, 10
+QUERY, RETRAIN, JUDGE = 0, (1, 2), (3, 4, 5, 6, 7)
 TOP = 3
 
 
@@ -79,11 +80,12 @@ class Regret:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the table knows: validation accuracies (n x seeds) and the loss after one epoch on the query seed (n)."""
+    """What the table knows: validation accuracies (n x seeds) and training losses (n x seeds x epochs)."""
 
     candidates: tuple[Candidate, ...]
     accuracies: np.ndarray
     losses: np.ndarray
+    samples: int
 
     def regret(self, chosen: Candidate) -> float:
         """Points that the choice loses on the judging seeds against the network that is best there."""
@@ -91,10 +93,20 @@ class Replayed:
         return float(100 * (judged.max() - judged[self.candidates.index(chosen)]))
 
     def choose(self, queried: Sequence[Candidate]) -> Candidate:
-        """The queried best three, retrained: the one of best mean."""
+        """As a run does it: the three believed best are retrained, and the one that is then believed best is it."""
         rows = [self.candidates.index(c) for c in queried]
-        best = sorted(rows, key=lambda i: -self.accuracies[i, QUERY])[:TOP]
-        return self.candidates[max(best, key=lambda i: self.accuracies[i, [QUERY, *RETRAIN]].mean())]
+        seeds = {i: [QUERY] for i in rows}
+        best = [rows[k] for k in np.argsort(-self._believed(seeds), kind="stable")[:TOP]]
+        seeds |= {i: [QUERY, *RETRAIN] for i in best}
+        believed = dict(zip(seeds, self._believed(seeds)))
+        return self.candidates[max(best, key=lambda i: believed[i])]
+
+    def _believed(self, seeds: Mapping[int, Sequence[int]]) -> np.ndarray:
+        return shrunk_accuracies(
+            [self.accuracies[i, s].tolist() for i, s in seeds.items()],
+            [self.losses[i, s, -1].tolist() for i, s in seeds.items()],
+            self.samples,
+        )
 
 
 def read(path: Path, space: BatchSpace) -> Replayed:
@@ -111,7 +123,8 @@ def read(path: Path, space: BatchSpace) -> Replayed:
     return Replayed(
         tuple(space.parse(text) for text in whole),
         np.array([[by[s].val_accuracy for s in range(SEEDS)] for by in whole.values()], dtype=float),
-        np.array([by[QUERY].losses[0] for by in whole.values()]),
+        np.array([[by[s].losses for s in range(SEEDS)] for by in whole.values()], dtype=float),
+        len(load_dataset("mnist-5k").val),
     )
 
 
@@ -124,7 +137,7 @@ def replay(known: Replayed, space: BatchSpace, runs: int = RUNS) -> list[Regret]
         return [float(known.accuracies[row[c], QUERY]) for c in candidates]
 
     def screen(candidates: Sequence[Candidate]) -> list[float]:
-        return [float(known.losses[row[c]]) for c in candidates]
+        return [float(known.losses[row[c], QUERY, 0]) for c in candidates]
 
     def guided(seed: int, queries: int, ratio: int) -> list[Candidate]:
         result = run_search(

@@ -6,6 +6,7 @@ Anything else that escapes is a bug of ours and shows a traceback (exit code 70)
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -134,8 +135,11 @@ class NoFeasibleCandidate(HwnasError):
 
     def __init__(self, closest: str, violations: dict[str, float]) -> None:
         self.closest, self.violations = closest, violations
-        misses = ", ".join(f"{name} by {100 * v:.1f} %" for name, v in violations.items() if v > 0)
-        super().__init__(f"no candidate meets the budget; the closest is {closest}, over {misses}")
+        over = {name: v for name, v in violations.items() if v > 0}
+        misses = ", ".join(
+            f"{name} by {100 * v:.1f} %" if math.isfinite(v) else f"{name} (not measured)" for name, v in over.items()
+        )
+        super().__init__(f"no candidate meets the budget; the closest is {closest}" + (f", over {misses}" * bool(over)))
 
 
 class Interrupted(HwnasError):

@@ -22,6 +22,7 @@ class Registry(Generic[T]):
         self.point = point
         self._where: dict[str, str] = {}
         self._loaded: dict[str, T] = {}
+        self._outside: dict[str, str] = {}
         self._scanned = False
 
     def declare(self, name: str, where: str) -> None:
@@ -54,15 +55,20 @@ class Registry(Generic[T]):
             if name not in self._where:
                 raise ConfigError(f"no {self.point} {name!r}", given=name, allowed=self.names())
             module, _, attribute = self._where[name].partition(":")
-            self._loaded[name] = cast(T, getattr(import_module(module), attribute))
+            try:
+                self._loaded[name] = cast(T, getattr(import_module(module), attribute))
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(f"{self.point} {name!r} ({self._where[name]}) cannot be loaded: {error}") from error
         return self._loaded[name]
 
     def _scan(self) -> None:
         if self._scanned:
             return
-        self._scanned = True
         for entry in entry_points(group=f"hwnas.{self.point}"):
-            self.declare(entry.name, entry.value)
+            if self._outside.get(entry.name) != entry.value:  # a path that stands twice on sys.path is no clash
+                self.declare(entry.name, entry.value)
+                self._outside[entry.name] = entry.value
+        self._scanned = True
 
 
 toolchains: Registry[Any] = Registry("toolchain")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hwnas.accuracy.candidates import initialised
 from hwnas.accuracy.datasets.dataset import Dataset
 from hwnas.accuracy.pool import TrainingJob, TrainingPool
+from hwnas.accuracy.shrink import shrunk_accuracies
 from hwnas.accuracy.table import AccuracyTable, TrainingRow
 from hwnas.accuracy.training import Training, TrainingPlan, train
 from hwnas.core.interfaces import SearchSpace
@@ -16,6 +17,17 @@ from hwnas.errors import ConfigError, TrainingFailed
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def require_fit(space: SearchSpace, dataset: Dataset) -> None:
+    """Raises ConfigError unless the space makes networks for the data set's inputs and classes."""
+    given, needed = (dataset.input_shape, dataset.classes), (tuple(space.input_shape), space.classes)
+    if given != needed:
+        raise ConfigError(
+            f"data set {dataset.name!r} has inputs {given[0]} in {given[1]} classes, but the space makes networks "
+            f"for {needed[0]} in {needed[1]}; set the space's resolution, channels and classes to the data's",
+            key="data",
+        )
 
 
 class TrainedAccuracy:
@@ -35,13 +47,7 @@ class TrainedAccuracy:
         seed: int = 0,
     ) -> None:
         """Raises ConfigError if the data set does not fit the space."""
-        given, needed = (dataset.input_shape, dataset.classes), (tuple(space.input_shape), space.classes)
-        if given != needed:
-            raise ConfigError(
-                f"data set {dataset.name!r} has inputs {given[0]} in {given[1]} classes, but the space makes networks "
-                f"for {needed[0]} in {needed[1]}; set the space's resolution, channels and classes to the data's",
-                key="data",
-            )
+        require_fit(space, dataset)
         self.space, self.dataset, self.plan = space, dataset, plan
         self.table, self.pool, self.seed = table, pool, seed
 
@@ -68,6 +74,30 @@ class TrainedAccuracy:
     ) -> Iterator[TrainingRow]:
         """The rows that had to be trained, each as soon as it is recorded. Closing it ends the trainings."""
         return self._train(self._jobs(candidates, seeds, until_epoch))
+
+    def believed(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The best estimate of each of n candidates' accuracy (fractions) from all its finished trainings of this plan.
+
+        Accuracies are shrunk towards what the training losses say (`hwnas.accuracy.shrink`); NaN where none finished.
+        """
+        found: dict[str, list[Training]] = {}
+        for row in self.table.best():
+            ours = (row.dataset, row.plan, row.space) == (self.dataset.digest, self.plan.digest, self.space.id)
+            if (
+                ours
+                and isinstance(row.result, Training)
+                and row.result.complete
+                and row.result.val_accuracy is not None
+            ):
+                found.setdefault(row.candidate, []).append(row.result)
+        known = [c.id for c in candidates if c.id in found]
+        values = shrunk_accuracies(
+            [[t.val_accuracy or 0.0 for t in found[k]] for k in known],
+            [[t.losses[-1] for t in found[k]] for k in known],
+            len(self.dataset.val),
+        )
+        by_id = dict(zip(known, values.tolist()))
+        return [by_id.get(c.id, float("nan")) for c in candidates]
 
     def network(self, candidate: Candidate, seed: int | None = None) -> nn.Module:
         """The trained network, from its checkpoint; trained here and now where there is none. Raises TrainingFailed."""

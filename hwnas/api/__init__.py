@@ -1,5 +1,6 @@
 """The Python interface: the same steps as the command line, as functions."""
 
+from hwnas.api.found import Confirmed, Found, Verified, search, verify
 from hwnas.api.pieces import (
     NETWORKS,
     TABLES,
@@ -19,7 +20,10 @@ from hwnas.api.pieces import (
 __all__ = [
     "NETWORKS",
     "TABLES",
+    "Confirmed",
+    "Found",
     "Profile",
+    "Verified",
     "breakdown",
     "estimate",
     "estimator",
@@ -30,4 +34,6 @@ __all__ = [
     "load_toolchain",
     "plan_profile",
     "profile",
+    "search",
+    "verify",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,24 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hwnas import registry
+from hwnas import __version__, registry
 from hwnas.api.pieces import load_device, load_toolchain
-from hwnas.api.run import Outcome, Run, now
+from hwnas.api.run import TOLD, Outcome, Run, now
+from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import Budget
-from hwnas.deploy.bundle import FP32, INT8, LIBRARY, SAMPLE, TEST, accuracy_of, read_manifest, write_bundle
+from hwnas.deploy.bundle import (
+    FP32,
+    INT8,
+    LIBRARY,
+    MANIFEST,
+    SAMPLE,
+    TEST,
+    Promise,
+    accuracy_of,
+    read_arrays,
+    read_manifest,
+    write_bundle,
+)
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import judge, spaced_readings
 from hwnas.errors import ConfigError, DataError
@@ -40,30 +53,34 @@ class Checked:
 
 
 def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
-    """Write the winner's bundle; returns its manifest's path."""
+    """Write the winner's bundle, unless it is there already; returns its manifest's path."""
     best = outcome.winner
     dataset = run.dataset
-    promise = {
-        "candidate": best.trained.encoded,
-        "space": run.space.id,
-        "data": dataset.name,
-        "data_digest": dataset.digest,
-        "device": run.device.name,
-        "machine": machine_name(),
-        "fidelity": str(run.device.fidelity),
-        "toolchain": best.artifact.toolchain,
-        "schedule": best.artifact.schedule,
-        "date": now(),
-        "budget": outcome.budget.limits(),
-        "confidence": outcome.budget.confidence,
-        "test_accuracy": best.trained.final.test_accuracy,
-        "val_accuracies": list(best.trained.val_accuracies),
-        "estimate_s": best.verdict.estimate_s,
-        "readings_s": list(best.verdict.readings_s),
-        "median_s": best.verdict.median_s,
-        "high_s": best.verdict.high_s(outcome.budget.confidence),
-        "values": dict(best.values),
-    }
+    promise = Promise(
+        candidate=best.trained.encoded,
+        space=run.space.id,
+        data=dataset.name,
+        data_digest=dataset.digest,
+        device=run.device.name,
+        machine=machine_name(),
+        fidelity=run.device.fidelity,
+        toolchain=best.artifact.toolchain,
+        schedule=best.artifact.schedule,
+        date=now(),
+        budget=outcome.budget.limits(),
+        confidence=outcome.budget.confidence,
+        test_accuracy=best.trained.final.test_accuracy,
+        val_accuracies=best.trained.val_accuracies,
+        estimate_s=best.verdict.estimate_s,
+        readings_s=best.verdict.readings_s,
+        median_s=best.verdict.median_s,
+        high_s=best.verdict.high_s(outcome.budget.confidence),
+        values={metric: best.values[metric] for metric in TOLD},
+    )
+    with suppress(DataError):  # not there, not whole, or another network's: it is written anew
+        known = read_manifest(into)
+        if known.promise.model_copy(update={"date": promise.date}) == promise and known.hwnas == __version__:
+            return into / MANIFEST
     return write_bundle(
         into,
         best.trained.network,
@@ -81,14 +98,14 @@ def check_bundle(folder: Path, readings: int = 5, spacing_s: float = 0.3) -> lis
     Raises DataError for a bundle that is not whole, DeviceError, BuildError.
     """
     manifest = read_manifest(folder)
-    promise: Mapping[str, Any] = manifest["promise"]
-    device = load_device(str(promise["device"]))
+    promise = manifest.promise
+    device = load_device(promise.device)
     runner = registry.runners.load(device.runner)()
     network = load_onnx(folder / FP32)
-    with np.load(folder / SAMPLE, allow_pickle=False) as sample, np.load(folder / TEST, allow_pickle=False) as test:
-        x, y, example, expected = test["x"], test["y"], sample["input"], sample["output"]
-    found = [Checked("files", f"{len(manifest['files'])} files", "all there, none changed", True)]
-    toolchain = load_toolchain(str(promise["toolchain"]), device)
+    x, y = read_arrays(folder / TEST, ("x", "y"))
+    example, expected = read_arrays(folder / SAMPLE, ("input", "output"))
+    found = [Checked("files", f"{len(manifest.files)} files", "all there, none changed", True)]
+    toolchain = load_toolchain(promise.toolchain, device)
     with Bench(device, toolchain, runner) as bench:
         artifact = bench.build(network)
         found.append(_same("output", bench.board.outputs(artifact, [example], device.protocol.timeout)[0], expected))
@@ -96,34 +113,31 @@ def check_bundle(folder: Path, readings: int = 5, spacing_s: float = 0.3) -> lis
             int(np.argmax(bench.board.outputs(artifact, [one[None]], device.protocol.timeout)[0])) == int(label)
             for one, label in zip(x, y)
         ]
-        found.append(_accuracy("test accuracy", float(manifest["accuracy"]["fp32"]), float(np.mean(hits)), len(y)))
+        found.append(_accuracy("test accuracy", manifest.accuracy["fp32"], float(np.mean(hits)), len(y)))
         visits = [
             s for _, s in spaced_readings(bench.board, device, {"it": artifact}, readings=readings, spacing_s=spacing_s)
         ]
-        verdict = judge("it", visits, promise.get("estimate_s"), 0.1)
-        values = {**promise["values"], "latency": verdict.high_s(float(promise["confidence"]))}
-        values["flash"] = float(artifact.flash_bytes or 0)
-        budget = Budget().model_copy(update=dict(promise["budget"]))
+        verdict = judge("it", visits, promise.estimate_s, 0.1)
+        values: dict[str, float | None] = {str(metric): value for metric, value in promise.values.items()}
+        values |= {"latency": verdict.high_s(promise.confidence), "flash": float(artifact.flash_bytes or 0)}
+        budget = Budget().model_copy(update={str(metric): limit for metric, limit in promise.budget.items()})
         violations = budget.violations(values)
         found.append(
             Checked(
                 "latency",
-                f"{1e6 * float(promise['median_s']):.1f} us measured on {promise['date']}",
+                f"{1e6 * promise.median_s:.1f} us measured on {promise.date}",
                 f"{1e6 * verdict.median_s:.1f} us, highest of {len(verdict.readings_s)} readings "
                 f"{1e6 * max(verdict.readings_s):.1f} us ({device.fidelity})",
                 True,
             )
         )
         found.append(Checked("budget", str(budget), _misses(violations), all(v <= 0 for v in violations.values())))
-        if (folder / LIBRARY).is_dir() and toolchain.name != "tvm":
-            compiled = build_one("tvm", network, device, folder.parent / f".{folder.name}.check")
-            try:
-                output = bench.board.outputs(compiled, [example], device.protocol.timeout)[0]
-                found.append(_same("output through TVM", output, expected))
-            finally:
-                shutil.rmtree(compiled.path, ignore_errors=True)
+        if any(name.startswith(f"{LIBRARY}/") for name in manifest.files):
+            compiled = read_artifact(folder / LIBRARY)
+            output = bench.board.outputs(compiled, [example], device.protocol.timeout)[0]
+            found.append(_same("output of the TVM library", output, expected))
     small = onnx.load(str(folder / INT8))
-    found.append(_accuracy("int8 test accuracy", float(manifest["accuracy"]["int8"]), accuracy_of(small, x, y), len(y)))
+    found.append(_accuracy("int8 test accuracy", manifest.accuracy["int8"], accuracy_of(small, x, y), len(y)))
     return found
 
 
@@ -161,6 +175,8 @@ def checks_json(checks: Sequence[Checked]) -> list[dict[str, Any]]:
 
 
 def _same(name: str, output: np.ndarray, expected: np.ndarray) -> Checked:
+    if output.shape != expected.shape:
+        return Checked(name, f"shape {expected.shape}", f"shape {output.shape}", False)
     difference = float(np.abs(output - expected).max())
     return Checked(name, f"within {CLOSE:g}", f"largest difference {difference:.1e}", difference <= CLOSE)
 

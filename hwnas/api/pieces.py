@@ -167,7 +167,7 @@ def estimator(
     """Batch estimates of a space on a device; `learn` refits `predictor`. Raises ConfigError, TableConflict."""
     if not isinstance(space, BatchSpace):
         raise ConfigError(NO_BATCHES.format(space.name))
-    chain = load_toolchain(toolchain or device.toolchains[0], device)
+    chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     if predictor is not None:
         check_predictor(predictor, device, chain.name)
     return SpaceEstimator(space, chain, predictor, confidence)
@@ -177,11 +177,15 @@ def estimate(
     network: Path | ModelProto, device: Device, *, predictor: NetworkPredictor, toolchain: str | None = None
 ) -> Estimate:
     """The latency of one network on the device, from its workloads. Raises DataError, TableConflict."""
-    chain = load_toolchain(toolchain or device.toolchains[0], device)
+    chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     check_predictor(predictor, device, chain.name)
     model = load_onnx(network) if isinstance(network, Path) else network
     parts = split(model, chain.rules)
     return predictor.estimate(parts.parts, parts.workloads)
+
+
+def _toolchain_of(predictor: NetworkPredictor | None) -> str | None:
+    return None if predictor is None else predictor.workloads.toolchain
 
 
 def breakdown(network: ModelProto, predictor: NetworkPredictor, rules: str) -> list[tuple[Workload, int, float, str]]:

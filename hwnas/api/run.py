@@ -7,6 +7,7 @@ undisturbed one would, up to measured values:
     start.json        what was decided before the search: toolchain, budget in numbers, versions
     predictor.json    the hardware predictor that the search starts with
     search-N.jsonl    the journal of round N;  accuracy.jsonl  every training
+    verdicts-N.json   what the device said of the finalists of round N
     finalists/        the networks that were trained fully, as ONNX, and built
     bundle/           the winner;  record.json, report.html  what happened
 """
@@ -27,20 +28,27 @@ from hwnas import registry
 from hwnas.accuracy.datasets import load_dataset
 from hwnas.accuracy.pool import TrainingPool
 from hwnas.accuracy.table import AccuracyTable
-from hwnas.accuracy.trained import TrainedAccuracy
+from hwnas.accuracy.trained import TrainedAccuracy, require_fit
 from hwnas.accuracy.training import Training
 from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
-from hwnas.core.estimate import Budget
+from hwnas.core.estimate import Budget, Metric
 from hwnas.core.interfaces import BatchSpace
 from hwnas.core.trial import SearchResult
 from hwnas.core.workload import Candidate
-from hwnas.deploy.finalists import Finalist, measure_finalists, train_finalists, winner
+from hwnas.deploy.finalists import (
+    Finalist,
+    finalist_from_json,
+    finalist_json,
+    measure_finalists,
+    train_finalists,
+    winner,
+)
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.toolchains import Compared, compare_toolchains
 from hwnas.errors import ConfigError, NoFeasibleCandidate
-from hwnas.predictors.fit import calibration, fit_network
+from hwnas.predictors.fit import fit_network
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.profiling.profiler import Event as ProfileEvent
 from hwnas.profiling.subjects import untrained
@@ -51,6 +59,8 @@ from hwnas.search.events import Finished as SearchFinished
 from hwnas.search.loop import search
 from hwnas.tables.table import LatencyTable
 
+TOLD: tuple[Metric, ...] = ("latency", "flash", "ram", "params", "macs")
+"""Metrics that a run can hold a budget against: those that `measure_finalists` knows."""
 SAMPLED = 4000
 """Candidates whose estimates define a budget given as a percentile."""
 SEARCH_BATCH = 4
@@ -68,17 +78,6 @@ class StageBegan:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedOne:
-    """One training ended: `done` of `total` of this batch."""
-
-    text: str
-    accuracy: float
-    epochs: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How the run ended: finalists of the last round, the winner, and what the record needs to know."""
 
@@ -90,7 +89,7 @@ class Outcome:
     rounds: int
 
 
-RunEvent: TypeAlias = StageBegan | TrainedOne | ProfileEvent | SearchEvent | Outcome
+RunEvent: TypeAlias = StageBegan | ProfileEvent | SearchEvent | Outcome
 
 
 class Run:
@@ -106,7 +105,19 @@ class Run:
         self.space: BatchSpace = space
         self.dataset = load_dataset({"use": settings.data.use, **settings.data.settings})
         self.runner = registry.runners.load(self.device.runner)()
+        self._check()
         self._claim()
+
+    def _check(self) -> None:
+        """Raises ConfigError for settings that could only fail later, before the folder is theirs."""
+        require_fit(self.space, self.dataset)
+        if self.settings.toolchain != "auto":
+            load_toolchain(self.settings.toolchain, self.device)
+        for metric in dict.fromkeys((*self.settings.budget.given(), *self.settings.minimised)):
+            if metric not in TOLD:
+                raise ConfigError(
+                    f"nothing measures {metric} on {self.device.name}; it tells {', '.join(TOLD)}", key=metric
+                )
 
     def _claim(self) -> None:
         """Write the resolved settings, or check that the folder is of the same run."""
@@ -141,13 +152,12 @@ class Run:
             toolchain = load_toolchain(start["toolchain"], self.device)
             yield StageBegan("profile", f"{self.device.name} through {toolchain.name}")
             yield from self._profile(toolchain.name)
-            predictor, columns, values = self._fitted(toolchain.name)
+            predictor = self._fitted()
             budget = self._budget(start, toolchain.name, predictor)
             bench = stack.enter_context(Bench(self.device, toolchain, self.runner))
             estimates = estimator(
                 self.space, self.device, predictor=predictor, toolchain=toolchain.name, confidence=budget.confidence
             )
-            estimates.calibrate(columns, values)
             for number in range(settings.verify.rounds):
                 yield StageBegan("search", f"round {number + 1}: {budget}" if number else str(budget))
                 result: SearchResult | None = None
@@ -159,7 +169,7 @@ class Run:
                     screen=self._screen(accuracy),
                     screen_ratio=settings.accuracy.screen,
                     estimator=estimates,
-                    measure=measure_candidates(bench, self.space),
+                    measure=measure_candidates(bench, self.space) if settings.search.device_measurements else None,
                     trials=settings.search.trials,
                     accuracy_queries=settings.accuracy.queries,
                     device_measurements=settings.search.device_measurements,
@@ -178,8 +188,11 @@ class Run:
                     if isinstance(event, SearchFinished):
                         result = event.result
                 assert result is not None
-                finalists = yield from self._judge(accuracy, bench, result, budget, estimates.estimate)
-                best = winner(finalists)
+                verdicts = self.folder / f"verdicts-{number + 1}.json"
+                finalists = yield from self._judge(accuracy, bench, result, budget, estimates.estimate, verdicts)
+                queried = [t.candidate for t in result.trials if t.accuracy is not None]
+                believed = dict(zip([c.id for c in queried], accuracy.believed(queried)))
+                best = winner(finalists, believed)
                 if best is not None:
                     yield from self._retest(accuracy, result)
                     yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1)
@@ -234,19 +247,12 @@ class Run:
         if todo.plan.left and not (self.folder / "predictor.json").exists():
             yield from todo.events()
 
-    def _fitted(self, toolchain: str) -> tuple[NetworkPredictor, np.ndarray, np.ndarray]:
-        """The predictor that the search starts with, and the networks it was calibrated on; made once, then read."""
+    def _fitted(self) -> NetworkPredictor:
+        """The predictor that the search starts with; made once, then read, because the table may have grown since."""
         path = self.folder / "predictor.json"
-        if path.exists():
-            document = json.loads(path.read_text())
-            predictor = NetworkPredictor.from_json(document)
-            return predictor, np.array(document["calibration"]["columns"]), np.array(document["calibration"]["values"])
-        table = LatencyTable.read(self.table_path)
-        predictor = fit_network(table, self.device, seed=self.settings.search.seed)
-        columns, values = calibration(table, predictor)
-        kept = {"columns": columns.tolist(), "values": values.tolist()}
-        write_atomically(path, json.dumps({**predictor.to_json(), "calibration": kept}) + "\n")
-        return predictor, columns, values
+        if not path.exists():
+            fit_network(LatencyTable.read(self.table_path), self.device, seed=self.settings.search.seed).save(path)
+        return NetworkPredictor.from_json(json.loads(path.read_text()))
 
     def _budget(self, start: dict[str, Any], toolchain: str, predictor: NetworkPredictor) -> Budget:
         """The budget in numbers; percentiles are of the space as estimated when the run started."""
@@ -277,14 +283,19 @@ class Run:
         return losses
 
     def _judge(
-        self, accuracy: TrainedAccuracy, bench: Bench, result: SearchResult, budget: Budget, estimate: Any
+        self,
+        accuracy: TrainedAccuracy,
+        bench: Bench,
+        result: SearchResult,
+        budget: Budget,
+        estimate: Any,
+        verdicts: Path,
     ) -> Generator[RunEvent, None, list[Finalist]]:
-        """Train and measure the best feasible candidates. Returns the finalists."""
+        """Train and measure the best feasible candidates; what was measured before is read from `verdicts`."""
         verify = self.settings.verify
-        pool = sorted(
-            (t for t in result.trials if t.feasible and t.accuracy is not None),
-            key=lambda t: (-(t.accuracy or 0), t.number),
-        )
+        known = [t for t in result.trials if t.accuracy is not None]
+        believed = dict(zip([t.number for t in known], accuracy.believed([t.candidate for t in known])))
+        pool = sorted((t for t in known if t.feasible), key=lambda t: (-believed[t.number], t.number))
         if not pool:
             closest = min(result.trials, key=lambda t: max(t.violations.values(), default=0.0))
             raise NoFeasibleCandidate(closest.encoded, dict(closest.violations))
@@ -292,6 +303,11 @@ class Run:
         seeds = [accuracy.seed + i for i in range(verify.seeds)]
         yield StageBegan("finalists", f"{len(chosen)} networks on {len(seeds)} seeds, then in full")
         trained = train_finalists(accuracy, chosen, seeds)
+        folder = self.folder / "finalists"
+        if verdicts.exists():
+            measured = {v["id"]: v for v in json.loads(verdicts.read_text())}
+            if measured.keys() == {t.candidate.id for t in trained}:
+                return [finalist_from_json(measured[t.candidate.id], t, budget, folder) for t in trained]
         yield StageBegan("verify", f"{verify.readings} spaced readings of each on {self.device.name}")
         table = estimate(np.array([c.genotype for c in chosen]))
         estimates: dict[str, dict[str, tuple[float, float]]] = {
@@ -302,7 +318,7 @@ class Run:
             trained,
             budget,
             estimates=estimates,
-            folder=self.folder / "finalists",
+            folder=folder,
             readings=verify.readings,
             spacing_s=verify.spacing,
             tolerance=verify.tolerance,
@@ -317,8 +333,9 @@ class Run:
             for t, f in zip(trained, finalists)
         ]
         for t in trained:
-            (self.folder / "finalists" / f"{t.candidate.id}.onnx").write_bytes(t.network.SerializeToString())
+            (folder / f"{t.candidate.id}.onnx").write_bytes(t.network.SerializeToString())
         write_atomically(self.folder / "finalists.json", json.dumps(index, indent=1) + "\n")
+        write_atomically(verdicts, json.dumps([finalist_json(f) for f in finalists], indent=1) + "\n")
         return finalists  # the value of `yield from`
 
     def _retest(self, accuracy: TrainedAccuracy, result: SearchResult) -> Iterator[RunEvent]:

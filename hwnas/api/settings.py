@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hwnas import registry, units
 from hwnas.accuracy.training import TrainingPlan
 from hwnas.config import read_yaml, validate
-from hwnas.core.estimate import METRIC_KIND, Budget, Metric, Ratio
+from hwnas.core.estimate import METRIC_KIND, Budget, Metric, Ratio, Seconds
 from hwnas.errors import ConfigError
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 PERCENTILE = re.compile(r"^p(\d{1,2})$")
 
 
@@ -54,6 +54,10 @@ class BudgetSettings(BaseModel):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         return value
+
+    def given(self) -> tuple[Metric, ...]:
+        """The metrics that are limited."""
+        return tuple(m for m in self.METRICS if getattr(self, m) is not None)
 
     def percentiles(self) -> dict[Metric, int]:
         """The limits that are percentiles of the space."""
@@ -114,7 +118,7 @@ class VerifySettings(BaseModel):
     top: int = Field(default=3, ge=1)
     seeds: int = Field(default=3, ge=1)
     readings: int = Field(default=5, ge=5)
-    spacing: float = Field(default=0.3, ge=0, description="seconds between two readings of one network")
+    spacing: Seconds = Field(default=0.3, validate_default=False, description="between two readings of one network")
     tolerance: Ratio = 0.1
     rounds: int = Field(default=3, ge=1, description="how often to go on searching when no finalist meets the budget")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import typer
 from hwnas import api
 from hwnas.cli.profile import settings_of
 from hwnas.cli.render import log, out, print_json, print_table
-from hwnas.core.interfaces import BatchSpace
+from hwnas.core.device import Device
+from hwnas.core.interfaces import BatchSpace, Toolchain
 from hwnas.core.workload import Candidate
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.describe import describe
@@ -127,8 +129,10 @@ def load_network_predictor(path: Path) -> NetworkPredictor:
 
 def _is_stack(path: Path) -> bool:
     """Whether a saved predictor was fitted to measurements of whole candidates."""
+    from hwnas.predictors.stack import KIND
+
     try:
-        return str(jsonlib.loads(path.read_text()).get("format", "")).startswith("hwnas-network-stack")
+        return bool(jsonlib.loads(path.read_text()).get("kind") == KIND)
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"is not a saved predictor ({error})", path=path) from error
 
@@ -137,10 +141,9 @@ def _estimate_network(
     network: Path, device: str, predictor: Path | None, tables: Path, toolchain: str | None, json: bool
 ) -> None:
     target = api.load_device(device)
-    chain = api.load_toolchain(toolchain or target.toolchains[0], target)
     if predictor and _is_stack(predictor):
         raise ConfigError(f"{predictor} knows candidates of its space only, not any network")
-    fitted = load_network_predictor(predictor) if predictor else _fitted(target.name, chain.name, tables)
+    fitted, chain = _fitted(target, predictor, tables, toolchain)
     model = load_onnx(network)
     found = api.estimate(model, target, predictor=fitted, toolchain=chain.name)
     parts = api.breakdown(model, fitted, chain.rules)
@@ -176,21 +179,26 @@ def _predict(
     if device is None:
         raise ConfigError("candidates need --device, or a --predictor that was fitted to measurements")
     target = api.load_device(device)
-    chain = api.load_toolchain(toolchain or target.toolchains[0], target)
-    fitted = load_network_predictor(predictor) if predictor else _fitted(target.name, chain.name, tables)
+    fitted, chain = _fitted(target, predictor, tables, toolchain)
     estimator = api.estimator(space, target, predictor=fitted, toolchain=chain.name)
     return estimator.bounds(np.array([c.genotype for c in candidates]))
 
 
-def _fitted(device: str, toolchain: str, tables: Path) -> NetworkPredictor:
-    target = api.load_device(device)
-    path = table_path(tables, target.name, target.fidelity, toolchain)
+def _fitted(
+    device: Device, predictor: Path | None, tables: Path, toolchain: str | None
+) -> tuple[NetworkPredictor, Toolchain]:
+    """The saved predictor and its toolchain, or one fitted now to the device's table of that toolchain."""
+    if predictor:
+        fitted = load_network_predictor(predictor)
+        return fitted, api.load_toolchain(toolchain or fitted.workloads.toolchain or device.toolchains[0], device)
+    chain = api.load_toolchain(toolchain or device.toolchains[0], device)
+    path = table_path(tables, device.name, device.fidelity, chain.name)
     if not path.exists():
         raise ConfigError(
-            f"there is no table {path}; run: hwnas profile {device} --space SPACE --toolchain {toolchain}"
+            f"there is no table {path}; run: hwnas profile {device.name} --space SPACE --toolchain {chain.name}"
         )
     log.print(f"fitting {path}")
-    return api.fit(LatencyTable.read(path), device=target)
+    return api.fit(LatencyTable.read(path), device=device), chain
 
 
 def _candidates(path: Path) -> list[str]:
@@ -205,9 +213,10 @@ def _candidates(path: Path) -> list[str]:
 
 
 def _write_csv(lines: Sequence[Sequence[str]], path: Path | None) -> None:
-    text = "".join(",".join(f'"{c}"' if "," in c else c for c in line) + "\n" for line in lines)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
     if path is None:
-        typer.echo(text, nl=False)
+        typer.echo(text.getvalue(), nl=False)
     else:
-        write_atomically(path, text)
+        write_atomically(path, text.getvalue())
         out.print(f"{path}: {len(lines) - 1} rows")

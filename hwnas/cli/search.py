@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def search(
     settings: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to search for; see the README.")],
-    seed: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
     output: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: runs/NAME.")] = None,
     tables: Annotated[
@@ -145,7 +145,7 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
             )
         )
     title = f"finalists on {record.device} ({record.machine}), {record.toolchain.name} {record.toolchain.version}, {record.fidelity}"
-    columns = ("", "validation %, a seed each", "test", "estimated", "measured, 5 readings", "flash", "candidate")
+    columns = ("", "validation %, a seed each", "test", "estimated", "measured (spaced readings)", "flash", "candidate")
     print_table(title, columns, rows, right=("test", "estimated", "flash"))
     out.print("budget: " + ", ".join(f"{m} <= {metric(m, v)}" for m, v in record.budget.items()))
     if record.noise:
@@ -170,7 +170,7 @@ def verify(
     Exit code 1 if a promise is not kept.
     """
     from hwnas import units
-    from hwnas.api.verify import verify_run
+    from hwnas.api.recheck import verify_run
 
     if (folder / MANIFEST).exists():
         checks = check_bundle(folder)

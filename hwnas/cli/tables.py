@@ -47,7 +47,9 @@ def show_table(
         (r["subject"][:10], r["what"], show(r["latency_s"], "time"), f"±{100 * r['half_width']:.1f} %", r["readings"])
         for r in rows[:top]
     ]
-    print_table("", ("id", "what", "median", "95 %", "readings"), shown, right=("median", "95 %", "readings"))
+    print_table(
+        "", ("id", "what", "median", "middle 90 %", "readings"), shown, right=("median", "middle 90 %", "readings")
+    )
 
 
 @app.command("check")

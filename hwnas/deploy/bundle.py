@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from hwnas import __version__
+from hwnas.config import validate
 from hwnas.core.device import Device
+from hwnas.core.estimate import Metric
+from hwnas.core.measurement import Fidelity
 from hwnas.digest import digest_bytes
-from hwnas.errors import BuildError, DataError
+from hwnas.errors import BuildError, ConfigError, DataError
 from hwnas.graph.quantize import quantize
 from hwnas.graph.session import open_session
 from hwnas.records import write_atomically
@@ -62,22 +66,60 @@ print("test accuracy:", np.mean([run(x[None]).argmax() == y for x, y in zip(test
 '''
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """What the bundle claims: accuracy of these weights, and the latency that was estimated and measured."""
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
 
+
+class Promise(BaseModel):
+    """What the bundle claims: accuracy of these weights, and the latency (s) that was estimated and measured.
+
+    values: what the budget was held against (latency: the high reading), SI by metric.
+    """
+
+    model_config = _STRICT
     candidate: str
     space: str
+    data: str
+    data_digest: str
     device: str
     machine: str
-    fidelity: str
+    fidelity: Fidelity
     toolchain: str
-    test_accuracy: float
-    test_samples: int
-    budget: Mapping[str, float]
-    estimate: Mapping[str, Sequence[float]]
-    measured: Mapping[str, Any]
+    schedule: str
     date: str
+    budget: dict[Metric, Amount]
+    confidence: float = Field(gt=0, lt=1)
+    test_accuracy: Share | None
+    val_accuracies: tuple[Share, ...]
+    estimate_s: Amount | None
+    readings_s: tuple[Amount, ...]
+    median_s: Amount
+    high_s: Amount
+    values: dict[Metric, Amount]
+
+
+class FileFacts(BaseModel):
+    """Size and content id of one file."""
+
+    model_config = _STRICT
+    bytes: int = Field(ge=0)
+    digest: str
+
+
+class Manifest(BaseModel):
+    """A bundle's `manifest.json`: the promise, what it was made with, and every file of the bundle but itself."""
+
+    model_config = _STRICT
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    hwnas: str
+    python: str
+    versions: dict[str, str]
+    promise: Promise
+    accuracy: dict[Literal["fp32", "int8"], Share]
+    test_samples: int = Field(ge=1)
+    left_out: dict[str, str]
+    files: dict[str, FileFacts]
 
 
 def accuracy_of(network: ModelProto, inputs: np.ndarray, labels: np.ndarray) -> float:
@@ -93,7 +135,7 @@ def write_bundle(
     network: ModelProto,
     *,
     device: Device,
-    promise: Mapping[str, Any],
+    promise: Promise,
     calibration: np.ndarray,
     test: tuple[np.ndarray, np.ndarray],
     formats: Sequence[str] = ("onnx", "tvm"),
@@ -114,7 +156,7 @@ def write_bundle(
     np.savez(into / SAMPLE, input=sample, output=expected)
     np.savez_compressed(into / TEST, x=x, y=y)
     (into / "run_onnx.py").write_text(RUN_ONNX)
-    accuracy = {"fp32": accuracy_of(network, x, y)}
+    accuracy: dict[Literal["fp32", "int8"], float] = {"fp32": accuracy_of(network, x, y)}
     left_out: dict[str, str] = {}
     small = quantize(network, [calibration[i : i + 1] for i in range(min(CALIBRATION, len(calibration)))])
     (into / INT8).write_bytes(small.SerializeToString())
@@ -126,41 +168,54 @@ def write_bundle(
         except BuildError as error:
             shutil.rmtree(into / LIBRARY, ignore_errors=True)
             left_out["tvm"] = str(error)
-    manifest = {
-        "schema": 1,
-        "hwnas": __version__,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in VERSIONS},
-        "promise": dict(promise),
-        "accuracy": accuracy,
-        "test_samples": len(y),
-        "left_out": left_out,
-        "files": {
-            str(f.relative_to(into)): {"bytes": f.stat().st_size, "digest": digest_bytes(f.read_bytes())}
+    manifest = Manifest(
+        hwnas=__version__,
+        python=platform.python_version(),
+        versions={name: version(name) for name in VERSIONS},
+        promise=promise,
+        accuracy=accuracy,
+        test_samples=len(y),
+        left_out=left_out,
+        files={
+            f.relative_to(into).as_posix(): FileFacts(bytes=f.stat().st_size, digest=digest_bytes(f.read_bytes()))
             for f in sorted(into.rglob("*"))
             if f.is_file()
         },
-    }
-    write_atomically(into / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    )
+    document = manifest.model_dump(mode="json", by_alias=True)
+    write_atomically(into / MANIFEST, json.dumps(document, indent=1, sort_keys=True) + "\n")
     return into / MANIFEST
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """A bundle's manifest, every file it names checked. Raises DataError for a missing, changed or escaping file."""
+def read_manifest(folder: Path) -> Manifest:
+    """A bundle's manifest, every file it names checked.
+
+    Raises DataError for what is no manifest, and for a missing, changed, unlisted or escaping file.
+    """
+    path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        files = dict(manifest["files"])
-        promise = manifest["promise"]
-        if not isinstance(promise, dict):
-            raise TypeError("promise is not a mapping")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"is not a bundle's manifest ({error})", path=folder / MANIFEST) from error
-    for name, facts in files.items():
+        document = json.loads(path.read_text())
+        manifest = validate(Manifest, document)
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise DataError(f"is not a bundle's manifest ({error})", path=path) from error
+    for name, facts in manifest.files.items():
         file = folder / name
         if Path(name).is_absolute() or not file.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"names a file outside its folder: {name}", path=folder / MANIFEST)
+            raise DataError(f"names a file outside its folder: {name}", path=path)
         if not file.is_file():
             raise DataError("is missing from the bundle", path=file)
-        if digest_bytes(file.read_bytes()) != facts["digest"]:
+        if digest_bytes(file.read_bytes()) != facts.digest:
             raise DataError("was changed since the bundle was written", path=file)
+    for name in (FP32, INT8, SAMPLE, TEST):
+        if name not in manifest.files:
+            raise DataError(f"does not list {name}", path=path)
     return manifest
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Arrays by name from an .npz file, pickles refused. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"does not hold the arrays {', '.join(names)} ({error})", path=path) from error

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwnas.accuracy.trained import TrainedAccuracy
 from hwnas.accuracy.training import Training
+from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import Budget
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact, Candidate
 from hwnas.deploy.measurer import Bench
-from hwnas.deploy.verify import Verdict, judge, spaced_readings
-from hwnas.errors import TrainingFailed
-from hwnas.graph.analysis import analyse
+from hwnas.deploy.verify import Verdict, measure_networks
+from hwnas.errors import DataError, TrainingFailed
 from hwnas.graph.export import export
 
 if TYPE_CHECKING:
@@ -108,27 +108,54 @@ def measure_finalists(
 
     `estimates` is candidate id -> metric -> (mean, high). Raises BuildError, DeviceError.
     """
-    artifacts = {t.candidate.id: bench.build(t.network, folder / t.candidate.id) for t in trained}
-    visits: dict[str, list[Samples]] = {name: [] for name in artifacts}
-    for name, samples in spaced_readings(bench.board, bench.device, artifacts, readings=readings, spacing_s=spacing_s):
-        visits[name].append(samples)
+    measured = measure_networks(
+        bench,
+        {t.candidate.id: t.network for t in trained},
+        estimates_s={name: e["latency"][0] for name, e in estimates.items() if "latency" in e},
+        confidence=budget.confidence,
+        folder=folder,
+        readings=readings,
+        spacing_s=spacing_s,
+        tolerance=tolerance,
+    )
     found: list[Finalist] = []
     for t in trained:
-        name = t.candidate.id
-        estimate = estimates.get(name, {})
-        verdict = judge(name, visits[name], estimate["latency"][0] if "latency" in estimate else None, tolerance)
-        sums = analyse(t.network, bench.toolchain.rules)
-        values = {
-            "latency": verdict.high_s(budget.confidence),
-            "flash": float(artifacts[name].flash_bytes or 0),
-            "ram": float(sums.peak_activation_bytes),
-            "params": float(sums.params),
-            "macs": float(sums.macs),
-        }
-        found.append(Finalist(t, artifacts[name], verdict, estimate, values, budget.violations(values)))
+        m = measured[t.candidate.id]
+        estimate = estimates.get(t.candidate.id, {})
+        found.append(Finalist(t, m.artifact, m.verdict, estimate, m.values, budget.violations(m.values)))
     return found
 
 
-def winner(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The finalist of best mean validation accuracy among those that meet the budget; None if none does."""
-    return max((f for f in finalists if f.meets_budget), key=lambda f: f.trained.val_accuracy, default=None)
+def finalist_json(found: Finalist) -> dict[str, Any]:
+    """What measuring a finalist told, as JSON: `finalist_from_json` needs the trained candidate beside it."""
+    verdict = found.verdict
+    return {
+        "id": found.trained.candidate.id,
+        "readings_s": list(verdict.readings_s),
+        "latency_s": list(verdict.samples.latency_s),
+        "inner": verdict.samples.inner,
+        "estimate_s": verdict.estimate_s,
+        "tolerance": verdict.tolerance,
+        "estimates": {m: list(v) for m, v in found.estimates.items()},
+        "values": dict(found.values),
+    }
+
+
+def finalist_from_json(document: Mapping[str, Any], trained: Trained, budget: Budget, folder: Path) -> Finalist:
+    """A finalist measured before, its artifact under `folder`. Raises DataError for what is not one."""
+    try:
+        samples = Samples(latency_s=tuple(document["latency_s"]), inner=int(document["inner"]))
+        verdict = Verdict(
+            trained.candidate.id, tuple(document["readings_s"]), samples, document["estimate_s"], document["tolerance"]
+        )
+        estimates = {m: (float(mean), float(high)) for m, (mean, high) in document["estimates"].items()}
+        values = {m: float(v) for m, v in document["values"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"is not a finalist's measurement ({error})") from error
+    artifact = read_artifact(folder / trained.candidate.id)
+    return Finalist(trained, artifact, verdict, estimates, values, budget.violations(values))
+
+
+def winner(finalists: Sequence[Finalist], believed: Mapping[str, float]) -> Finalist | None:
+    """The finalist that is believed most accurate (by candidate id) among those that meet the budget; None if none."""
+    return max((f for f in finalists if f.meets_budget), key=lambda f: believed[f.trained.candidate.id], default=None)

@@ -37,7 +37,6 @@ class MbconvSpace:
     for settings that are unknown or out of bounds.
     """
 
-
     def __init__(self, name: str = "mbconv", /, **settings: Any) -> None:
         self.name = name
         self.settings = validate(MbconvSettings, settings)

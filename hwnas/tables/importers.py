@@ -47,7 +47,7 @@ def read_measurements(path: Path) -> Measurements:
 
 
 def _read(rows: Any, path: Path) -> Measurements:
-    header = next(rows, [])
+    header: list[str] = next(rows, [])
     if "candidate" not in header:
         raise DataError("needs a column 'candidate'", path=path, given="candidate", allowed=header)
     scale = {i: metric for i, name in enumerate(header) if (metric := _metric(name, path)) is not None}

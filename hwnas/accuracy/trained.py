@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hwnas.accuracy.candidates import initialised
@@ -75,28 +75,26 @@ class TrainedAccuracy:
         """The rows that had to be trained, each as soon as it is recorded. Closing it ends the trainings."""
         return self._train(self._jobs(candidates, seeds, until_epoch))
 
-    def believed(self, candidates: Sequence[Candidate]) -> list[float]:
-        """The best estimate of each of n candidates' accuracy (fractions) from all its finished trainings of this plan.
+    def believed(
+        self, candidates: Sequence[Candidate], seeds: Mapping[str, Sequence[int]] | None = None
+    ) -> list[float]:
+        """The best estimate of each of n candidates' accuracy (fractions) from finished trainings of this plan.
 
         Accuracies are shrunk towards what the training losses say (`hwnas.accuracy.shrink`); NaN where none finished.
+        `seeds` names, by candidate id, more seeds than the own one to take in; others in the table are not looked at,
+        so that the answer does not depend on what else was trained since.
         """
-        found: dict[str, list[Training]] = {}
-        for row in self.table.best():
-            ours = (row.dataset, row.plan, row.space) == (self.dataset.digest, self.plan.digest, self.space.id)
-            if (
-                ours
-                and isinstance(row.result, Training)
-                and row.result.complete
-                and row.result.val_accuracy is not None
-            ):
-                found.setdefault(row.candidate, []).append(row.result)
-        known = [c.id for c in candidates if c.id in found]
-        values = shrunk_accuracies(
-            [[t.val_accuracy or 0.0 for t in found[k]] for k in known],
-            [[t.losses[-1] for t in found[k]] for k in known],
-            len(self.dataset.val),
-        )
-        by_id = dict(zip(known, values.tolist()))
+        accuracies: dict[str, list[float]] = {}
+        losses: dict[str, list[float]] = {}
+        for candidate in candidates:
+            for seed in dict.fromkeys([self.seed, *(seeds or {}).get(candidate.id, ())]):
+                row = self.table.find(TrainingJob(candidate, self.plan, seed).key(self.dataset))
+                result = None if row is None else row.result
+                if isinstance(result, Training) and result.complete and result.val_accuracy is not None:
+                    accuracies.setdefault(candidate.id, []).append(result.val_accuracy)
+                    losses.setdefault(candidate.id, []).append(result.losses[-1])
+        values = shrunk_accuracies(list(accuracies.values()), list(losses.values()), len(self.dataset.val))
+        by_id = dict(zip(accuracies, values.tolist()))
         return [by_id.get(c.id, float("nan")) for c in candidates]
 
     def network(self, candidate: Candidate, seed: int | None = None) -> nn.Module:

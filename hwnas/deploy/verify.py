@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board
 from hwnas.core.measurement import Samples
@@ -18,6 +16,7 @@ from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench
 from hwnas.graph.analysis import analyse
 from hwnas.profiling.measure import measure
+from hwnas.profiling.stats import median_upper_bound
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,8 +28,7 @@ MIN_READINGS = 5
 class Verdict:
     """A finalist's spaced readings: each is the median (s) of one visit; `samples` pools them.
 
-    `high` is the reading that the confidence asks for (with few readings: the slowest), and is what the budget is
-    held against; `within` tells whether the estimate's error stays inside the tolerance.
+    `high_s` bounds the typical latency and is what the budget is held against; `within` tells whether the estimate's error stays inside the tolerance.
     """
 
     name: str
@@ -44,8 +42,8 @@ class Verdict:
         return median(self.readings_s)
 
     def high_s(self, confidence: float = 0.9) -> float:
-        """The smallest reading that at least that share of the readings do not exceed."""
-        return float(np.quantile(self.readings_s, confidence, method="higher"))
+        """The upper bound of the median reading with that confidence: what a budget is held against."""
+        return median_upper_bound(self.readings_s, confidence)
 
     @property
     def error(self) -> float | None:

@@ -1,0 +1,86 @@
+"""Tables for people and for other tools."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas
+import pytest
+
+from hwnas.core.measurement import Context, Failure, Fidelity, Measurement, Samples
+from hwnas.core.workload import Network, Workload
+from hwnas.errors import DataError
+from hwnas.tables import exchange
+from hwnas.tables.lines import Check, Recipe
+from hwnas.tables.table import LatencyTable
+
+CONTEXT = Context(
+    device="board", device_digest="0", machine="m", fidelity=Fidelity.HARDWARE, toolchain="ort", toolchain_version="1",
+    options={"threads": 1}, schedule="s", runner="fake", threads=1, protocol={}, started="2026-01-01", hwnas="0",
+)  # fmt: skip
+CONV, POOL, LOST = Workload(b"1", "Conv"), Workload(b"2", "Pool"), Workload(b"3", "Lost")
+NETWORK = Network("net", "d", {CONV.id: 2, POOL.id: 1})
+
+
+def table(scale: float = 1.0, context: Context = CONTEXT) -> LatencyTable:
+    found = LatencyTable(Recipe.of(context))
+    for item in (context, CONV, POOL, LOST, NETWORK):
+        found.add(item)
+    for subject, value in ((CONV.id, 1e-3), (POOL.id, 2e-3), (NETWORK.id, 3e-3)):
+        value *= scale if subject == CONV.id else 1
+        readings = tuple(value * (1 + 0.01 * i) for i in range(-10, 11))
+        found.add(Measurement(subject, context.id, Samples(latency_s=readings), "t"))
+    found.add(Measurement(LOST.id, context.id, Failure("run", "DeviceTimeout", "late"), "t"))
+    return found
+
+
+def test_a_table_is_counted_and_summed_up_slowest_first() -> None:
+    assert exchange.counts(table()) == {
+        "workloads": 3, "networks": 1, "valid rows": 3, "failed rows": 1, "sessions": 1,
+    }  # fmt: skip
+    rows = exchange.summary_rows(table())
+    assert [r["what"] for r in rows] == ["network net", "Pool", "Conv"]
+    assert rows[-1]["latency_s"] == pytest.approx(1e-3)
+    assert rows[-1]["half_width"] == pytest.approx(0.09)
+    assert rows[-1]["readings"] == 21
+    assert exchange.recipe_json(table())["fidelity"] == "hardware"
+
+
+def test_rows_of_a_drifting_session_do_not_count() -> None:
+    found = table()
+    found.add(Check(CONTEXT.id, 0.5, False))
+    assert exchange.counts(found)["failed rows"] == 4
+    assert exchange.summary_rows(found) == []
+
+
+def test_tables_are_compared_by_ratio_even_of_two_recipes() -> None:
+    other = table(2.0, replace(CONTEXT, toolchain="tvm"))
+    other.add(Workload(b"4", "New"))
+    found = exchange.compare(table(), other)
+    assert (found["both"], found["only_a"], found["only_b"]) == (3, 0, 0)
+    assert found["rows"][0]["what"] == "Conv"
+    assert found["rows"][0]["ratio"] == pytest.approx(2.0)
+    assert found["recipe"] == ["toolchain: ort and tvm"]
+    assert found["ratio_quantiles"]["0.5"] == pytest.approx(1.0)
+
+
+def test_tables_with_nothing_in_common_have_no_ratio() -> None:
+    found = exchange.compare(table(), LatencyTable(Recipe.of(CONTEXT)))
+    assert (found["both"], found["only_a"], found["ratio_quantiles"]) == (0, 3, {})
+
+
+def test_parquet_holds_every_row_with_its_provenance(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    assert exchange.write_parquet(table(), path) == 4
+    frame = pandas.read_parquet(path).set_index("what")
+    assert frame.loc["Conv", "latency_s"] == pytest.approx(1e-3)
+    assert len(frame.loc["Conv", "readings"]) == 21
+    assert frame.loc["network net", "is_network"]
+    assert not frame.loc["Lost", "valid"]
+    assert "late" in frame.loc["Lost", "failure"]
+    assert pandas.isna(frame.loc["Lost", "latency_s"])
+    assert set(frame["fidelity"]) == {"hardware"}
+    assert exchange.write_parquet(LatencyTable(Recipe.of(CONTEXT)), path) == 0
+    with pytest.raises(DataError, match="cannot be written"):
+        exchange.write_parquet(table(), tmp_path / "no" / "such" / "folder.parquet")

@@ -21,7 +21,7 @@ demo: $(VENV)/demo
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/test lint
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not timing"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not timing"
 	$(BIN)/pytest -m timing
 
 lint: $(VENV)/test

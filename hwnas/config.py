@@ -67,7 +67,8 @@ def validate(kind: type[M], document: dict[str, Any], path: Path | str | None = 
 
 
 def _explain(kind: type[BaseModel], error: ValidationError, path: Path | str | None) -> ConfigError:
-    first = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])  # a typo explains what is missing
     key = ".".join(str(part) for part in first["loc"]) or None
     if first["type"] == "extra_forbidden":
         allowed = _fields_at(kind, first["loc"][:-1])

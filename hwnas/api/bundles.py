@@ -92,7 +92,7 @@ def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
     )
 
 
-def check_bundle(folder: Path, readings: int = 5, spacing_s: float = 0.3) -> list[Checked]:
+def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> list[Checked]:
     """Re-check a bundle in fresh processes: files, outputs of every form, accuracy, latency on this device, budget.
 
     Raises DataError for a bundle that is not whole, DeviceError, BuildError.

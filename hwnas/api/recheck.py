@@ -18,7 +18,7 @@ from hwnas.report.record import Finalist, RunRecord
 from hwnas.units import show
 
 
-def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, readings: int = 5) -> list[Checked]:
+def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, readings: int = 9) -> list[Checked]:
     """Build and measure the run's finalists (the `top` most accurate) again. Raises DataError, DeviceError, BuildError."""
     record = RunRecord.read(folder / "record.json")
     try:

@@ -191,7 +191,8 @@ class Run:
                 verdicts = self.folder / f"verdicts-{number + 1}.json"
                 finalists = yield from self._judge(accuracy, bench, result, budget, estimates.estimate, verdicts)
                 queried = [t.candidate for t in result.trials if t.accuracy is not None]
-                believed = dict(zip([c.id for c in queried], accuracy.believed(queried)))
+                seeds = {f.trained.candidate.id: [seed for seed, _ in f.trained.curves] for f in finalists}
+                believed = dict(zip([c.id for c in queried], accuracy.believed(queried, seeds)))
                 best = winner(finalists, believed)
                 if best is not None:
                     yield from self._retest(accuracy, result)
@@ -344,9 +345,9 @@ class Run:
         queried = [t for t in result.trials if t.accuracy is not None]
         if not count or not queried:
             return
-        spread = [queried[int(i)].candidate for i in np.linspace(0, len(queried) - 1, min(count, len(queried)))]
-        yield StageBegan("retest", f"{len(spread)} candidates on a second seed")
-        accuracy.rows(spread, [accuracy.seed + 1])
+        first = [t.candidate for t in queried[:count]]  # the first are random, and so not all alike
+        yield StageBegan("retest", f"{len(first)} candidates on a second seed")
+        accuracy.rows(first, [accuracy.seed + 1])
 
 
 def finish(run: Run, outcome: Outcome, regret: Sequence[Regret] | None = None, notes: Sequence[str] = ()) -> RunRecord:

@@ -45,9 +45,9 @@ class BudgetSettings(BaseModel):
 
     METRICS: ClassVar[tuple[Metric, ...]] = Budget.METRICS
 
-    @field_validator(*Budget.METRICS)
+    @field_validator(*Budget.METRICS, mode="before")
     @classmethod
-    def _quantity(cls, value: str | float | None, info: Any) -> str | float | None:
+    def _quantity(cls, value: Any, info: Any) -> Any:
         if value is not None and not (isinstance(value, str) and PERCENTILE.match(value)):
             try:
                 units.parse(value, METRIC_KIND[info.field_name])
@@ -117,7 +117,7 @@ class VerifySettings(BaseModel):
     model_config = _STRICT
     top: int = Field(default=3, ge=1)
     seeds: int = Field(default=3, ge=1)
-    readings: int = Field(default=5, ge=5)
+    readings: int = Field(default=9, ge=5)
     spacing: Seconds = Field(default=0.3, validate_default=False, description="between two readings of one network")
     tolerance: Ratio = 0.1
     rounds: int = Field(default=3, ge=1, description="how often to go on searching when no finalist meets the budget")

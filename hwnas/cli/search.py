@@ -120,7 +120,7 @@ class Shown:
             case AccuracyKnown():
                 self.advance()
                 known = "failed" if event.accuracy is None else f"{100 * event.accuracy:.1f} %"
-                log.print(f"  {event.count:3}  {known:>7}  {event.encoded}")
+                log.print(f"  {event.count:3}  {known:>7}  {event.encoded}", soft_wrap=True)
             case MeasuredOnDevice() if event.failure:
                 log.print(f"  [yellow]not measured:[/] {event.encoded}: {event.failure}")
             case Front() | Finished():

@@ -44,11 +44,11 @@ def show_table(
     out.print(f"{recipe.toolchain} {recipe.toolchain_version}, schedule {recipe.schedule}")
     out.print(", ".join(f"{n} {what}" for what, n in exchange.counts(table).items()))
     shown = [
-        (r["subject"][:10], r["what"], show(r["latency_s"], "time"), f"±{100 * r['half_width']:.1f} %", r["readings"])
+        (r["subject"][:10], show(r["latency_s"], "time"), f"±{100 * r['half_width']:.1f} %", r["readings"], r["what"])
         for r in rows[:top]
     ]
     print_table(
-        "", ("id", "what", "median", "middle 90 %", "readings"), shown, right=("median", "middle 90 %", "readings")
+        "", ("id", "median", "middle 90 %", "readings", "what"), shown, right=("median", "middle 90 %", "readings")
     )
 
 

@@ -22,7 +22,8 @@ PARAMS, MACS, FLASH, RAM = range(COLUMNS, COLUMNS + 4)
 class SpaceEstimator:
     """Estimates latency (where there is a predictor), params, macs, flash and ram of a space's candidates.
 
-    The toolchain says which operators fuse and what a network takes in flash. Bounds hold with `confidence`; counted metrics are exact.
+    The toolchain says which operators fuse and what a block takes in flash; the sum over blocks comes within a few
+    percent of the whole network's file. Bounds hold with `confidence`; params, macs and ram are exact.
     """
 
     def __init__(

@@ -106,6 +106,11 @@ class GenotypeProcess:
         distances = _Distances.between(genotypes[rows], z, genotypes[rows], z)
         return cls(_tune(distances, (values[rows] - values.mean()) / unit), genotypes, features, values)
 
+    @property
+    def width(self) -> int:
+        """How many features it was fitted on."""
+        return int(self._features.shape[1])
+
     def predict(self, genotypes: np.ndarray, features: np.ndarray) -> np.ndarray:
         """The posterior mean, n values."""
         z = (features - self._centre) * self._scale
@@ -129,7 +134,13 @@ class GenotypeProcess:
             genotypes = np.asarray(document["genotypes"], dtype=np.int64)
             features = np.asarray(document["features"], dtype=float)
             values = np.asarray(document["values"], dtype=float)
-            if theta.shape != (6,) or not len(genotypes) == len(features) == len(values) > 0:
+            if (
+                theta.shape != (6,)
+                or genotypes.ndim != 2
+                or features.ndim != 2
+                or values.ndim != 1
+                or not len(genotypes) == len(features) == len(values) > 0
+            ):
                 raise ValueError("shapes do not match")
             if not all(np.isfinite(a).all() for a in (theta, features, values)):
                 raise ValueError("numbers are not finite")

@@ -27,7 +27,7 @@ from hwnas.records import write_atomically
 COLUMNS = 2 * len(CLASSES)
 """Summed seconds of each class, then how many kernels of each class."""
 MIN_NETWORKS = 8
-"""Fewer whole networks than this calibrate nothing; the plain sum answers, within UNCALIBRATED_FACTOR."""
+"""Fewer whole networks than this teach one factor on the plain sum, and no interval: UNCALIBRATED_FACTOR stands in."""
 UNCALIBRATED_FACTOR = 2.0
 FOLDS = 10
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -84,6 +84,8 @@ class NetworkPredictor:
         self._weights, self._intercept, self._residuals, self.error = _plain_sum(), 0.0, np.array([]), None
         self.points = np.empty((0, 2))
         if len(y) < MIN_NETWORKS:
+            if len(y):
+                self._weights = _plain_sum() * float(np.median(y / x[:, : len(CLASSES)].sum(1)))
             return
         best: tuple[float, float, np.ndarray] | None = None
         for penalty in PENALTIES:

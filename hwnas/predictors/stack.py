@@ -165,6 +165,7 @@ class NetworkStack:
         stack.weights, stack.residuals = weights, np.sort(residuals)
         stack._columns = NetworkColumns.from_json(document["columns"])
         stack._members = Members.from_json(document["members"])
+        stack._members.check(stack._columns)
         feasibility = document["feasibility"]
         stack._feasibility = feasibility and (
             NetworkColumns.from_json(feasibility["columns"]),

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwnas.errors import DataError
 from hwnas.predictors.gp import GenotypeProcess
-from hwnas.predictors.stack_columns import Table
+from hwnas.predictors.stack_columns import NetworkColumns, Table
 from hwnas.predictors.xgb import Trees, fit_trees
 
 MEMBERS = ("lut-raw", "lut-full", "trees", "lut+trees", "process")
@@ -97,6 +97,13 @@ class Members:
                 np.log(np.maximum(process, self.floor)),
             ]
         )
+
+    def check(self, columns: NetworkColumns) -> None:
+        """Raises DataError unless the members were fitted on as many columns as these."""
+        raw, parts = len(columns.raw), len(columns.pruned) + len(columns.blocks)
+        widths = (len(self.raw) - 1, len(self.full) - 1, self.process.width)
+        if widths != (raw, raw + parts, parts + len(columns.features)):
+            raise DataError("members and columns do not belong together")
 
     def to_json(self) -> dict[str, Any]:
         """Everything that predicting needs, as JSON values."""

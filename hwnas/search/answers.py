@@ -6,7 +6,7 @@ Answers of an earlier run come from the journal and count as if they had been as
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 from hwnas.core.interfaces import AccuracyFunction, DeviceFunction
 from hwnas.core.workload import Candidate
@@ -73,16 +73,18 @@ class Answers:
                 unknown.append(candidate)
         if not unknown:
             return
+        answers = self._accuracy(unknown)
+        given = len(answers) if isinstance(answers, Sized) else len(unknown)
+        if given > len(unknown):  # too few are told below: those that came are kept
+            raise _miscounted(given, len(unknown))
         given = 0
-        for candidate, value in zip(unknown, self._accuracy(unknown)):
+        for candidate, value in zip(unknown, answers):
             checked = _checked_accuracy(value, texts[candidate])
             self._journal.add_accuracy(texts[candidate], checked)
             given += 1
             yield self._know(candidate, texts[candidate], checked, False)
         if given < len(unknown):
-            raise ConfigError(
-                f"the accuracy function gave {given} values for {len(unknown)} candidates", key="accuracy"
-            )
+            raise _miscounted(given, len(unknown))
 
     def measure(self, candidate: Candidate) -> MeasuredOnDevice | None:
         """Measure a candidate; None if it was measured before or no measurement is left. Raises DeviceError.
@@ -104,14 +106,15 @@ class Answers:
     def _taken(self, candidate: Candidate) -> Reading:
         assert self._measure is not None
         try:
-            values = {metric: float(value) for metric, value in self._measure(candidate).items()}
+            given = dict(self._measure(candidate))
         except GONE:
             raise
         except (DeviceError, MeasurementInvalid, BuildError, UnsupportedOperator) as error:
             return Reading(failure=f"{type(error).__name__}: {error}")
-        if not values or not all(math.isfinite(v) and v >= 0 for v in values.values()):
-            raise ConfigError(f"the device function gave {values}, which are no measurements", key="measure")
-        return Reading(measured=values)
+        values = {metric: _number(value) for metric, value in given.items()}
+        if not values or not all(v is not None and math.isfinite(v) and v >= 0 for v in values.values()):
+            raise ConfigError(f"the device function gave {given}, which are no measurements", key="measure")
+        return Reading(measured={metric: v for metric, v in values.items() if v is not None})
 
     def _know(self, candidate: Candidate, text: str, accuracy: float | None, replayed: bool) -> AccuracyKnown:
         self._accuracies[candidate] = accuracy
@@ -120,9 +123,22 @@ class Answers:
 
 def _checked_accuracy(value: object, text: str) -> float | None:
     """A fraction, None for NaN (a training that failed). Raises ConfigError."""
-    number = math.nan if value is None else float(value)  # type: ignore[arg-type]
+    number = math.nan if value is None else _number(value)
+    if number is None:
+        raise ConfigError(f"accuracy {value!r} of {text} is not a number", key="accuracy")
     if math.isnan(number):
         return None
     if not 0 <= number <= 1:
         raise ConfigError(f"accuracy {number:g} of {text} is not a fraction in 0..1", key="accuracy")
     return number
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _miscounted(given: int, asked: int) -> ConfigError:
+    return ConfigError(f"the accuracy function gave {given} values for {asked} candidates", key="accuracy")

@@ -113,9 +113,13 @@ class Journal:
         match record:
             case {"trial": dict()} if len(record) == 1:
                 self._trials.append(record)
-            case {"candidate": str(text), "accuracy": value} if value is None or _is_number(value):
+            case {"candidate": str(text), "accuracy": value} if value is None or (
+                _is_number(value) and 0 <= value <= 1
+            ):
                 self.accuracies[text] = value
             case {"candidate": str(text), "measured": dict(values)} if values and all(map(_is_number, values.values())):
+                if min(values.values()) < 0:
+                    return False
                 self.readings[text] = Reading(measured=values)
             case {"candidate": str(text), "failure": str(message)}:
                 self.readings[text] = Reading(failure=message)

@@ -114,6 +114,7 @@ def search(
     asked = factory(problem) if factory is not None else strategy
     assert not isinstance(asked, str)
     if screen is not None:
+        _check(budget, objectives, screen_ratio=screen_ratio)
         asked = ScreenedStrategy(asked, screen, screen_ratio)
     return _events(problem, asked, manifest, journal, lambda j: Answers(problem, j, accuracy, measure))
 
@@ -165,8 +166,8 @@ class _Run:
         self._manifest, self._batch = manifest, int(manifest["batch"])
         self._trials: dict[Candidate, Trial] = {}
         self._front: tuple[Trial, ...] = ()
-        limits = tuple(m for m in problem.budget.limits() if m in MEASURABLE)
-        self._proof = limits if answers.measures else ()
+        asked = dict.fromkeys([*problem.budget.limits(), *problem.objectives])
+        self._proof = tuple(m for m in asked if m in MEASURABLE) if answers.measures else ()
         # measuring is cheap and training is not: measure before, if there are measurements enough to do so
         ample = problem.device_measurements >= problem.accuracy_queries
         self._order: Literal["first", "last", "never"] = "never" if not self._proof else "first" if ample else "last"
@@ -300,7 +301,7 @@ class _Run:
 
     def _nothing_feasible(self, trials: tuple[Trial, ...]) -> NoFeasibleCandidate:
         tried = [t for t in trials if t.violations and not t.feasible]
-        if not tried:
+        if not tried or any(t.feasible for t in trials):
             return NoFeasibleCandidate("unknown: no candidate got both an accuracy and its hardware metrics", {})
         closest = min(tried, key=lambda t: (sum(max(v, 0.0) for v in t.violations.values()), t.number))
         return NoFeasibleCandidate(closest.encoded, dict(closest.violations))

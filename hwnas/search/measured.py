@@ -19,6 +19,8 @@ from hwnas.predictors.stack_columns import NetworkColumns
 
 _POOL = 2000
 _PENALTY = 0.1
+_ROUNDS = 100
+"""Trees of a stack that is refitted with every batch: fewer than one that is fitted once and kept."""
 
 
 class MeasuredEstimator:
@@ -100,7 +102,7 @@ class MeasuredEstimator:
         for metric in self._own:
             values = [row.get(metric) for row in self._rows.values()]
             known = sum(v is not None for v in values)
-            stack = NetworkStack(self._seed) if known >= MIN_ROWS else None
+            stack = NetworkStack(self._seed, rounds=_ROUNDS) if known >= MIN_ROWS else None
             self._stacks[metric] = stack and stack.fit(self._space, genotypes, values)
 
 

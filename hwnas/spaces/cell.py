@@ -43,6 +43,9 @@ class CellSpace:
 
     Dead edges (on no live path from input to output) belong to a candidate and to its parameters, as in the
     benchmark, and to nothing that runs: they are in neither blocks, MACs nor the exported network.
+
+    Under the `ort` rules, blocks are the network's kernels exactly where `channels` is a multiple of 16, as in the
+    benchmark; onnxruntime keeps narrower pools out of its blocked layout, which a block on its own cannot know.
     """
 
     name = "cell"

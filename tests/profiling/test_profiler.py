@@ -175,7 +175,7 @@ def test_killed_at_random_and_resumed_the_table_is_complete(tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", PROFILE, str(tmp_path)]
     held: set[str] = set()
-    for _ in range(10):
+    for _ in range(20):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert child.stdout is not None
         for _ in range(rng.randrange(1, 4)):

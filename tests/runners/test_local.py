@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,23 +54,14 @@ def board() -> Iterator[LocalBoard]:
     board.close()
 
 
-def crashing(library: Artifact, folder: Path) -> Artifact:
-    """An artifact whose library ends the process that loads it."""
-    import subprocess
+CRASH = "*(volatile int *)0 = 1;"
+HANG = 'for (;;) __asm__ volatile("");'
 
+
+def broken(library: Artifact, folder: Path, code: str) -> Artifact:
+    """An artifact whose library runs this C code as soon as it is loaded."""
     folder.mkdir()
-    (folder / "bad.c").write_text("__attribute__((constructor)) void boom(void) { *(volatile int *)0 = 1; }\n")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / LIBRARY, folder / "bad.c"], check=True)
-    for name in ("artifact.json", "inputs.json"):
-        (folder / name).write_text((Path(library.path) / name).read_text())
-    return replace(library, path=str(folder))
-
-
-def hanging(library: Artifact, folder: Path) -> Artifact:
-    import subprocess
-
-    folder.mkdir()
-    (folder / "bad.c").write_text('__attribute__((constructor)) void hang(void) { for (;;) __asm__ volatile(""); }\n')
+    (folder / "bad.c").write_text(f"__attribute__((constructor)) void bad(void) {{ {code} }}\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / LIBRARY, folder / "bad.c"], check=True)
     for name in ("artifact.json", "inputs.json"):
         (folder / name).write_text((Path(library.path) / name).read_text())
@@ -80,7 +72,7 @@ def test_a_crash_is_named_and_the_board_goes_on(
     board: LocalBoard, built: Artifact, library: Artifact, tmp_path: Path
 ) -> None:
     with pytest.raises(DeviceCrashed, match="SIGSEGV"):
-        board.run(crashing(library, tmp_path / "crash"), 3, 60.0)
+        board.run(broken(library, tmp_path / "crash", CRASH), 3, 60.0)
     assert board.run(built, 3, 60.0).latency_s
 
 
@@ -88,7 +80,7 @@ def test_a_hang_ends_at_the_deadline(board: LocalBoard, built: Artifact, library
     board.run(library, 3, 60.0)  # TVM's import is not what is timed
     start = time.monotonic()
     with pytest.raises(DeviceTimeout, match="within 2 s"):
-        board.run(hanging(library, tmp_path / "hang"), 3, 2.0)
+        board.run(broken(library, tmp_path / "hang", HANG), 3, 2.0)
     assert time.monotonic() - start < 20
     assert board.run(built, 3, 60.0).latency_s
 
@@ -107,7 +99,7 @@ def test_too_many_failures_in_a_row_quarantine_and_keep_the_first_cause(library:
     device = load_device("host")
     device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"failures_in_a_row": 2})})
     board = LocalRunner().open(device)
-    bad: Any = crashing(library, tmp_path / "crash")
+    bad: Any = broken(library, tmp_path / "crash", CRASH)
     try:
         for _ in range(2):
             with pytest.raises(DeviceCrashed):

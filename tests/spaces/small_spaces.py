@@ -24,7 +24,7 @@ def small_watch() -> MbconvSpace:
 
 
 SPACES = {
-    "cell": lambda: CellSpace(resolution=8, channels=4, cells=2),
+    "cell": lambda: CellSpace(resolution=8, channels=16, cells=1),
     "micro": mbconv_micro,
     "mobile": small_mobile,
     "watch": small_watch,

@@ -51,7 +51,7 @@ def test_exported_mbconv_networks_are_their_blocks(name):
 
 
 def test_exported_cell_networks_are_their_blocks():
-    space = CellSpace(resolution=8, channels=4, cells=2)
+    space = CellSpace(resolution=8, channels=16, cells=1)
     rng = np.random.default_rng(12)
     for candidate in [space.sample(rng) for _ in range(12)]:
         assert_blocks_hold_the_network(space, candidate)
@@ -59,7 +59,7 @@ def test_exported_cell_networks_are_their_blocks():
 
 @pytest.mark.parametrize("text", SINGULAR_CELLS)
 def test_exported_singular_cells_are_their_blocks(text):
-    space = CellSpace(resolution=8, channels=4, cells=2)
+    space = CellSpace(resolution=8, channels=16, cells=1)
     assert_blocks_hold_the_network(space, space.parse(text))
 
 
@@ -73,7 +73,7 @@ def test_equal_cells_of_a_stage_need_not_be_looked_at_one_by_one():
 
 @pytest.mark.parametrize("rules", RULES)
 def test_cell_blocks_hold_the_network_for_many_cells(rules):
-    space = CellSpace(resolution=8, channels=2, cells=3)
+    space = CellSpace(resolution=8, channels=16, cells=3)
     known: dict[str, dict[str, int]] = {}
     for genotype in space.sample_batch(150, np.random.default_rng(13)).tolist():
         candidate = space.parse(str(tuple(genotype)))

@@ -22,6 +22,12 @@ _PARENTS = 20
 _CHILDREN = 60
 _FEW = 8
 """Fewer accuracies than this teach nothing; until then candidates come from the first design."""
+_POOR = 0.25
+"""Accuracies below this quantile count as if they stood on it."""
+_LIKELY, _DOUBTFUL = 0.5, 0.25
+"""The least probability of meeting the limits: where a miss costs a training, and where it costs a measurement."""
+_SOFTENING = 0.5
+"""The exponent of that probability where a miss costs a measurement only."""
 
 
 class GuidedStrategy:
@@ -34,6 +40,9 @@ class GuidedStrategy:
         chosen by predicted accuracy alone."""
         self._problem, self._exploit = problem, exploit
         self._first = max(_FEW, min(first, problem.accuracy_queries // 4))
+        # where every candidate is measured before it is trained, an infeasible one costs a measurement and no training
+        self._cheap_misses = problem.device_measurements > problem.accuracy_queries
+        self._doubtful = _DOUBTFUL if self._cheap_misses else _LIKELY
         self._rng = problem.rng("guided")
         self._seen: set[tuple[int, ...]] = set()
         self._known: dict[tuple[int, ...], Trial] = {}
@@ -68,7 +77,7 @@ class GuidedStrategy:
 
     def _first_rows(self, n: int, chance: np.ndarray) -> list[int]:
         """Drawn at random, in proportion to how sure it is that they meet the limits."""
-        weights = np.where(chance >= 0.5, chance, 0.0)
+        weights = np.where(chance >= self._doubtful, chance, 0.0)
         if np.count_nonzero(weights) < n:
             order = np.argsort(-chance, kind="stable")[:n]
             return cast(list[int], order.tolist())
@@ -83,11 +92,13 @@ class GuidedStrategy:
         genotypes = np.array([t.candidate.genotype for t in learned], dtype=np.int64)
         values = np.array([t.accuracy for t in learned], dtype=float)
         seed = int(self._rng.integers(2**20))
+        # only the order among good candidates matters: failures would swamp it, and inflate the spread of all
+        values = np.maximum(values, np.quantile(values, _POOR))
         mean, spread = AccuracyPredictor(seed).fit(self._features(genotypes), values).predict(features)
         best = max((t.accuracy for t in learned if t.feasible and t.accuracy is not None), default=float(values.min()))
-        gain = expected_improvement(mean, spread, best) * chance
+        gain = expected_improvement(mean, spread, best) * chance ** (_SOFTENING if self._cheap_misses else 1.0)
         rows: list[int] = []
-        sure = np.where(chance >= 0.5, mean, mean - 1)
+        sure = np.where(chance >= self._doubtful, mean, mean - 1)
         for order, share in (
             (np.argsort(-sure, kind="stable"), round(self._exploit * n)),
             (np.argsort(-gain, kind="stable"), n),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from hwnas.core.interfaces import SearchStrategy
 from hwnas.core.trial import Trial
 from hwnas.core.workload import Candidate
+from hwnas.errors import ConfigError
 
 Screen = Callable[[Sequence[Candidate]], Sequence[float]]
 """A cheap score of n candidates (n), lower is better, such as the loss after one epoch."""
@@ -26,8 +28,13 @@ class ScreenedStrategy:
         self._passed: set[Candidate] = set()
 
     def ask(self, n: int) -> list[Candidate]:
+        """Up to n candidates of the best scores; NaN is the worst. Raises ConfigError for a wrong number of scores."""
         asked = [c for c in self._inner.ask(n * self._ratio) if c not in self._waiting and c not in self._passed]
-        self._waiting.update(zip(asked, self._screen(asked), strict=True))
+        asked = list(dict.fromkeys(asked))
+        scores = [float(s) for s in self._screen(asked)] if asked else []
+        if len(scores) != len(asked):
+            raise ConfigError(f"the screen gave {len(scores)} scores for {len(asked)} candidates", key="screen")
+        self._waiting.update((c, math.inf if math.isnan(s) else s) for c, s in zip(asked, scores))
         best = sorted(self._waiting, key=lambda c: (self._waiting[c], c.id))[:n]
         for candidate in best:
             del self._waiting[candidate]

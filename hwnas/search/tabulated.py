@@ -91,6 +91,8 @@ class TabulatedSpace:
 
     def mutate(self, parent: Candidate, rng: np.random.Generator) -> Candidate:
         """A listed candidate one mutation away; further away where there is none so near."""
+        if len(self) == 1:
+            return self.sample(rng)
         child = parent
         for attempt in range(_MUTATIONS):
             child = self._space.mutate(parent if attempt < _MUTATIONS // 2 else child, rng)

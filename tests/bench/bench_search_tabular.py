@@ -170,7 +170,7 @@ def show(outcomes: list[Outcome], methods: list[str]) -> None:
         "  worst": lambda found: f"{max(o.regret for o in found):.2f}",
         "  share <= .1": lambda found: f"{np.mean([o.regret <= 0.1 for o in found]):.0%}",
         "measurements": lambda found: f"{np.mean([o.measurements for o in found]):.0f}",
-        "accuracy queries": lambda found: f"{np.mean([o.queries for o in found]):.0f}",
+        "accuracies looked up": lambda found: f"{np.mean([o.queries for o in found]):.0f}",
         "seconds a run": lambda found: f"{np.mean([o.seconds for o in found]):.1f}",
     }
     for name, text in rows.items():

@@ -318,7 +318,7 @@ def test_a_small_space_is_searched_to_its_end() -> None:
 
 
 def test_guided_search_beats_random_on_nas_bench_201(shared_data: Path) -> None:
-    from bench.bench_search_tabular import Benchmark, Task
+    from tests.bench.bench_search_tabular import Benchmark, Task
 
     benchmark = Benchmark(shared_data, "edgegpu")
     regret = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Nsga2Strategy:
 
     def ask(self, n: int) -> list[Candidate]:
         """Up to n candidates of the current generation; candidates known from earlier ones may come again."""
+        if isinstance(self._problem.space, Sized) and len(self._told) >= len(self._problem.space):
+            return []
         for _ in range(50):
             if self._waiting:
                 break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ def plan_profile(
     device: Device,
     source: SearchSpace | ModelProto | Path,
     *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     toolchain: str | None = None,
     workloads: int | None = None,
     networks: int = NETWORKS,
@@ -87,14 +88,14 @@ def plan_profile(
 ) -> Profile:
     """Decide what to measure of a space, or of one network, on a device.
 
-    `workloads` limits how many (None: all); with `resume`, subjects that have a valid row are not measured again.
+    `shapes` fixes inputs that an ONNX file leaves open; `workloads` limits how many (None: all); with `resume`, subjects that have a valid row are not measured again.
     Raises ConfigError, DataError, TableConflict.
     """
     chain = load_toolchain(toolchain or device.toolchains[0], device)
     if isinstance(source, SearchSpace):
         subjects = space_subjects(source, chain.rules, networks, seed)
     else:
-        label, network = (source.name, load_onnx(source)) if isinstance(source, Path) else ("network", source)
+        label, network = (source.name, load_onnx(source, shapes)) if isinstance(source, Path) else ("network", source)
         subjects = network_subjects(label, network, chain.rules)
     path = table_path(tables, device.name, device.fidelity, chain.name)
     done: frozenset[str] = frozenset()

@@ -7,13 +7,13 @@ import io
 import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
 from hwnas import api
-from hwnas.cli.profile import settings_of
+from hwnas.cli.profile import SHAPE_HELP, settings_of, shapes_of
 from hwnas.cli.render import log, out, print_json, print_table
 from hwnas.core.device import Device
 from hwnas.core.interfaces import BatchSpace, Toolchain
@@ -26,6 +26,9 @@ from hwnas.records import write_atomically
 from hwnas.tables.importers import read_measurements
 from hwnas.tables.table import LatencyTable, table_path
 from hwnas.units import show
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A setting of the space, key=value; may repeat.")]
@@ -71,6 +74,7 @@ def estimate(
     space: Annotated[str | None, typer.Option(help="Estimate candidates of this space.")] = None,
     setting: Setting = None,
     candidates: Annotated[Path | None, typer.Option(help="CSV with a column candidate.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
     predictor: Annotated[
         Path | None, typer.Option(help="A predictor's file; default: fitted from the device's table.")
     ] = None,
@@ -83,7 +87,9 @@ def estimate(
     if network is not None:
         if device is None:
             raise ConfigError("a network needs --device")
-        _estimate_network(network, device, predictor, tables, toolchain, json)
+        _estimate_network(
+            load_onnx(network, shapes_of(shape)), network.name, device, predictor, tables, toolchain, json
+        )
     elif space is not None and candidates is not None:
         where = api.load_space(space, **settings_of(setting))
         texts = _candidates(candidates)
@@ -138,13 +144,12 @@ def _is_stack(path: Path) -> bool:
 
 
 def _estimate_network(
-    network: Path, device: str, predictor: Path | None, tables: Path, toolchain: str | None, json: bool
+    model: ModelProto, name: str, device: str, predictor: Path | None, tables: Path, toolchain: str | None, json: bool
 ) -> None:
     target = api.load_device(device)
     if predictor and _is_stack(predictor):
         raise ConfigError(f"{predictor} knows candidates of its space only, not any network")
     fitted, chain = _fitted(target, predictor, tables, toolchain)
-    model = load_onnx(network)
     found = api.estimate(model, target, predictor=fitted, toolchain=chain.name)
     parts = api.breakdown(model, fitted, chain.rules)
     if json:
@@ -155,7 +160,7 @@ def _estimate_network(
         print_json({**value, "source": found.source, "fidelity": found.fidelity, "workloads": rows})
         return
     out.print(
-        f"{network.name} on {target.name} through {chain.name}: [bold]{show(found.mean, 'time')}[/] "
+        f"{name} on {target.name} through {chain.name}: [bold]{show(found.mean, 'time')}[/] "
         f"({show(found.low, 'time')} to {show(found.high, 'time')} at 90 %), estimated from {found.source}, {found.fidelity}"
     )
     shown = [(describe(w), n, show(s, "time"), source) for w, n, s, source in parts[:15]]

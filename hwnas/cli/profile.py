@@ -23,6 +23,9 @@ READING_GUESS_S = 0.06
 """Seconds a subject takes, before anything was measured (for --dry-run)."""
 
 
+SHAPE_HELP = "The shape of an input that the ONNX file leaves open, input=1x3x224x224; may repeat."
+
+
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     """`key=value` options of a space, values read as YAML scalars. Raises ConfigError."""
     import yaml
@@ -36,6 +39,18 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def shapes_of(pairs: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """`input=1x3x224x224` options: the shapes of inputs that an ONNX file leaves open. Raises ConfigError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.rpartition("=")
+        sizes = text.split("x")
+        if not equals or not name or not all(s.isdecimal() and int(s) > 0 for s in sizes):
+            raise ConfigError(f"--shape {pair!r}: write it as input=1x3x224x224")
+        found[name] = tuple(int(s) for s in sizes)
+    return found
+
+
 def profile(
     device: Annotated[str, typer.Argument(help="A device name (hwnas devices list) or a YAML file.")],
     space: Annotated[str | None, typer.Option(help="Profile the workloads of this search space.")] = None,
@@ -43,6 +58,7 @@ def profile(
         list[str] | None, typer.Option("--set", help="A setting of the space, key=value; may repeat.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Profile the workloads of this network.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
     toolchain: Annotated[
         str | None, typer.Option(help="Build with this toolchain; default: every one the device has.")
     ] = None,
@@ -68,6 +84,7 @@ def profile(
         todo = api.plan_profile(
             target,
             source,
+            shapes=shapes_of(shape),
             toolchain=name,
             workloads=workloads,
             networks=networks,

@@ -4,7 +4,7 @@ Every method has 100 accuracy queries. The baselines measure what they query and
 that turns out to exceed the budget is a query spent. Guided search measures more, and the table says how many; the row
 'random+' is random search with as many measurements as guided is allowed, so that measurements alone explain nothing.
 
-Run: python tests/bench/bench_search_tabular.py [--seeds 5] [--processes 1] [--devices raspi4 edgegpu] ...
+Run: python tests/bench/bench_search_tabular.py [--seeds 5] [--first-seed 0] [--processes 1] [--devices raspi4 edgegpu] ...
 It needs the public tables in ../shared/data beside the repository.
 """
 
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--quantiles", nargs="+", type=float, default=list(QUANTILES))
     parser.add_argument("--methods", nargs="+", default=list(MEASUREMENTS), choices=list(MEASUREMENTS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--first-seed", type=int, default=0, help="others than those that guided search was built on")
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
     missing = [name for name in (ACCURACY, HARDWARE) if not (given.data / name).is_file()]
@@ -199,7 +200,7 @@ def main() -> None:
         Task(device, quantile, method, seed)
         for device in given.devices
         for quantile in given.quantiles
-        for seed in range(given.seeds)
+        for seed in range(given.first_seed, given.first_seed + given.seeds)
         for method in given.methods
     ]
     started = time.perf_counter()

@@ -142,7 +142,7 @@ def _fix_inputs(network: ModelProto, shapes: dict[str, tuple[int, ...]]) -> None
     inputs = [value for value in graph.input if value.name not in stored]
     for name in shapes:
         if name not in {value.name for value in inputs}:
-            raise DataError("the network has no input", given=name, allowed=[value.name for value in inputs])
+            raise DataError(f"the network has no input {name!r}", given=name, allowed=[value.name for value in inputs])
     for value in inputs:
         _fix_input(value, shapes.get(value.name))
     # what the file says about other tensors may repeat the open dimensions: infer it anew

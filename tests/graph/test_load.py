@@ -100,7 +100,7 @@ def test_open_shapes_name_the_input_and_the_fix(tmp_path: Path) -> None:
     assert [d.dim_value for d in loaded.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
     with pytest.raises(DataError, match="input 'x' of shape Nx3xhxw cannot be given the shape 1x4x16x16"):
         load_onnx(path, shapes={"x": (1, 4, 16, 16)})
-    with pytest.raises(DataError, match="the network has no input"):
+    with pytest.raises(DataError, match="the network has no input 'z'"):
         load_onnx(path, shapes={"z": (1, 3, 16, 16)})
 
 

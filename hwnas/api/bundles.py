@@ -34,6 +34,7 @@ from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import judge, spaced_readings
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
+from hwnas.profiling.subjects import reference_workload
 from hwnas.runners.local import machine_name
 from hwnas.toolchains.builder import build_one
 
@@ -114,10 +115,15 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
             for one, label in zip(x, y)
         ]
         found.append(_accuracy("test accuracy", manifest.accuracy["fp32"], float(np.mean(hits)), len(y)))
-        visits = [
-            s for _, s in spaced_readings(bench.board, device, {"it": artifact}, readings=readings, spacing_s=spacing_s)
-        ]
-        verdict = judge("it", visits, promise.estimate_s, 0.1)
+        visits = spaced_readings(
+            bench.board,
+            device,
+            {"it": artifact},
+            bench.build(reference_workload()),
+            readings=readings,
+            spacing_s=spacing_s,
+        )
+        verdict = judge("it", visits["it"], promise.estimate_s, 0.1)
         values: dict[str, float | None] = {str(metric): value for metric, value in promise.values.items()}
         values |= {"latency": verdict.high_s(promise.confidence), "flash": float(artifact.flash_bytes or 0)}
         budget = Budget().model_copy(update={str(metric): limit for metric, limit in promise.budget.items()})

@@ -9,11 +9,11 @@ from hwnas import registry
 from hwnas.api.bundles import Checked
 from hwnas.api.pieces import load_device, load_toolchain
 from hwnas.core.estimate import Budget
-from hwnas.core.measurement import Samples
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import judge, spaced_readings
 from hwnas.errors import DataError
 from hwnas.graph.load import load_onnx
+from hwnas.profiling.subjects import reference_workload
 from hwnas.report.record import Finalist, RunRecord
 from hwnas.units import show
 
@@ -31,9 +31,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
     found: list[Checked] = []
     with Bench(device, load_toolchain(record.toolchain.name, device), registry.runners.load(device.runner)()) as bench:
         artifacts = {f.encoded: bench.build(load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx")) for f in chosen}
-        visits: dict[str, list[Samples]] = {name: [] for name in artifacts}
-        for name, samples in spaced_readings(bench.board, device, artifacts, readings=readings):
-            visits[name].append(samples)
+        visits = spaced_readings(bench.board, device, artifacts, bench.build(reference_workload()), readings=readings)
     for finalist in chosen:
         estimate = finalist.estimate.get("latency")
         verdict = judge(finalist.encoded, visits[finalist.encoded], estimate[0] if estimate else None, tolerance)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.toolchains import compare_toolchains
-from hwnas.deploy.verify import judge, measure_networks, spaced_readings
+from hwnas.deploy.verify import MOST_ROUNDS, judge, measure_networks, spaced_readings
 from hwnas.errors import BuildError, DeviceCrashed, DeviceError
 from hwnas.graph.analysis import analyse
 from hwnas.runners.fake import FakeRunner, Script
@@ -57,15 +59,53 @@ def test_the_high_end_bounds_the_true_median_as_often_as_it_says() -> None:
     assert np.mean(held) > 0.9 - 0.02
 
 
+def artifacts(folder: Path, names: str) -> dict[str, Artifact]:
+    for name in names:
+        (folder / name).mkdir()
+    return {n: Artifact(str(folder / n), "ort", "1", {}, "s") for n in names}
+
+
+class Scripted:
+    """A board that tells whom it visited, and gives each visit the next latency of a script."""
+
+    def __init__(self, latencies: Iterable[float]) -> None:
+        self.visited: list[str] = []
+        self._latencies = iter(latencies)
+
+    def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
+        self.visited.append(Path(artifact.path).name)
+        return Samples(latency_s=(next(self._latencies),) * readings)
+
+
 def test_networks_are_visited_in_turn_with_pauses_between_rounds(device: Device, tmp_path: Path) -> None:
     pauses: list[float] = []
-    board = FakeRunner().open(device)
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    built = {n: Artifact(str(tmp_path / n), "ort", "1", {}, "s") for n in "ab"}
-    order = [name for name, _ in spaced_readings(board, device, built, readings=3, spacing_s=0.7, sleep=pauses.append)]
-    assert order == ["a", "b", "a", "b", "a", "b"]
+    built = artifacts(tmp_path, "abr")
+    reference = built.pop("r")
+    board: Any = Scripted([1.0] * 99)
+    found = spaced_readings(board, device, built, reference, readings=3, spacing_s=0.7, sleep=pauses.append)
+    assert board.visited == ["r", *"abr" * 3]
+    assert {name: len(v) for name, v in found.items()} == {"a": 3, "b": 3}
     assert pauses == [0.7, 0.7]
+
+
+def test_a_disturbed_round_is_visited_again_whatever_its_readings(device: Device, tmp_path: Path) -> None:
+    device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"drift": 0.15})})
+    built = artifacts(tmp_path, "ar")
+    reference = built.pop("r")
+    # reference, then (a, reference) a round: the second round is disturbed at its end, so the third begins disturbed
+    board: Any = Scripted([1.0, 5.0, 1.0, 9.0, 1.6, 8.0, 1.0, 5.1, 1.1, 4.9, 1.0])
+    found = spaced_readings(board, device, built, reference, readings=3, spacing_s=0.0)
+    assert [s.metric("latency") for s in found["a"]] == [5.0, 5.1, 4.9]
+
+
+def test_a_device_that_never_settles_is_taken_as_it_is(device: Device, tmp_path: Path) -> None:
+    device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"drift": 0.15})})
+    built = artifacts(tmp_path, "ar")
+    reference = built.pop("r")
+    board: Any = Scripted([1.0, *(x for i in range(1, 99) for x in (5.0, 1.2**i))])
+    found = spaced_readings(board, device, built, reference, readings=5, spacing_s=0.0)
+    assert len(found["a"]) == 5
+    assert board.visited.count("a") == 5 * MOST_ROUNDS
 
 
 def test_a_network_on_the_bench_has_every_value_that_a_budget_asks_for(device: Device, tmp_path: Path) -> None:

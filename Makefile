@@ -1,4 +1,4 @@
-# make demo   a network found, trained, measured and exported on this computer, with a report (about 5 minutes)
+# make demo   a network found, trained, measured and exported on this computer, with a report (two to four minutes after installation)
 # make test   everything that is checked before a change lands
 # make bench  the figures that the README quotes (an hour or two; the machine should be otherwise idle)
 #

@@ -29,6 +29,7 @@ from hwnas.deploy.bundle import (
     read_arrays,
     read_manifest,
     write_bundle,
+    write_forms,
 )
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import judge, spaced_readings
@@ -36,7 +37,6 @@ from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
 from hwnas.profiling.subjects import reference_workload
 from hwnas.runners.local import machine_name
-from hwnas.toolchains.builder import build_one
 
 FORMATS = ("onnx", "tvm")
 CLOSE = 1e-3
@@ -163,16 +163,8 @@ def export_candidate(run_folder: Path, candidate: str, formats: Sequence[str], i
         raise ConfigError(f"{candidate!r} names {len(match)} finalists; there are {known}", key="--candidate")
     source = run_folder / "finalists" / f"{match[0]['id']}.onnx"
     network = load_onnx(source)
-    into.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    if "onnx" in formats:
-        written.append(into / FP32)
-        written[-1].write_bytes(network.SerializeToString())
-    if "tvm" in formats:
-        device = load_device(json.loads((run_folder / "run.json").read_text())["device"])
-        build_one("tvm", network, device, into / LIBRARY)
-        written += sorted((into / LIBRARY).iterdir())
-    return written
+    device = load_device(json.loads((run_folder / "run.json").read_text())["device"])
+    return write_forms(network, formats, device, into)
 
 
 def checks_json(checks: Sequence[Checked]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from hwnas.core.interfaces import (
 from hwnas.core.measurement import Samples
 from hwnas.core.trial import SearchResult, Trial
 from hwnas.core.workload import Candidate
-from hwnas.deploy.bundle import FP32, LIBRARY
+from hwnas.deploy.bundle import write_forms
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.verify import MIN_READINGS, Verdict, judge, measure_networks
 from hwnas.digest import digest_bytes
@@ -39,7 +39,6 @@ from hwnas.predictors.stack_estimator import StackEstimator
 from hwnas.profiling.subjects import untrained
 from hwnas.records import write_atomically
 from hwnas.search.loop import run_search
-from hwnas.toolchains.builder import build_one
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -98,14 +97,7 @@ class Confirmed:
                 raise ConfigError("unknown format", key="format", given=name, allowed=FORMATS)
         into, found = Path(folder), self.found
         network, weights = _deployable(found, self.trial.candidate)
-        into.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-        if "onnx" in formats:
-            written.append(into / FP32)
-            written[-1].write_bytes(network.SerializeToString())
-        if "tvm" in formats:
-            build_one("tvm", network, found.device, into / LIBRARY)
-            written += sorted((into / LIBRARY).iterdir())
+        written = write_forms(network, formats, found.device, into)
         facts = {
             "hwnas": __version__,
             "candidate": self.trial.encoded,

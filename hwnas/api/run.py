@@ -216,7 +216,6 @@ class Run:
             document: dict[str, Any] = json.loads(path.read_text())
             return document
         if self.settings.toolchain != "auto":
-            load_toolchain(self.settings.toolchain, self.device)
             start: dict[str, Any] = {"toolchain": self.settings.toolchain, "compared": []}
         else:
             rng = np.random.default_rng(self.settings.search.seed)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hwnas.digest import content_id, digest_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     import scipy.sparse
     from onnx import ModelProto
 
@@ -97,14 +96,3 @@ class Artifact:
     schedule: str
     flash_bytes: int | None = None
     uncovered: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Genotypes:
-    """A batch of candidates of one space as an integer array n x g (one row a candidate)."""
-
-    space: str
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)

@@ -122,6 +122,19 @@ class Manifest(BaseModel):
     files: dict[str, FileFacts]
 
 
+def write_forms(network: ModelProto, formats: Sequence[str], device: Device, into: Path) -> list[Path]:
+    """Write a network as ONNX, as a TVM library, or both; returns the files. Raises BuildError."""
+    into.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    if "onnx" in formats:
+        written.append(into / FP32)
+        written[-1].write_bytes(network.SerializeToString())
+    if "tvm" in formats:
+        build_one("tvm", network, device, into / LIBRARY)
+        written += sorted((into / LIBRARY).iterdir())
+    return written
+
+
 def accuracy_of(network: ModelProto, inputs: np.ndarray, labels: np.ndarray) -> float:
     """Share of n inputs (n x ...) whose largest output is the label, one input at a time through onnxruntime."""
     session = open_session(network.SerializeToString(), {"threads": 1, "graph_optimization": "all"})

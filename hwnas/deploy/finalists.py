@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from hwnas.accuracy.trained import TrainedAccuracy
@@ -37,10 +36,6 @@ class Trained:
     curves: tuple[tuple[int, Training], ...]
     final: Training
     network: ModelProto
-
-    @property
-    def val_accuracy(self) -> float:
-        return mean(self.val_accuracies)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import platform
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
 from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout
+from hwnas.runners.arrays import decode_array, encode_array
 
 
 class LocalBoard:
@@ -49,8 +48,8 @@ class LocalBoard:
         return Samples(latency_s=tuple(answer["latency_s"]), inner=int(answer["inner"]))
 
     def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
-        answer = self._request(artifact, {"do": "outputs", "inputs": [_encode(i) for i in inputs]}, timeout_s)
-        return [np.asarray(np.load(io.BytesIO(b64decode(o)), allow_pickle=False)) for o in answer["outputs"]]
+        answer = self._request(artifact, {"do": "outputs", "inputs": [encode_array(i) for i in inputs]}, timeout_s)
+        return [decode_array(o) for o in answer["outputs"]]
 
     def close(self) -> None:
         self._child.close()
@@ -132,9 +131,3 @@ def _clock_hz() -> float | None:
 def _temperature_c() -> float | None:
     text = _text("/sys/class/thermal/thermal_zone0/temp")
     return float(text) / 1e3 if text else None
-
-
-def _encode(array: np.ndarray) -> str:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return b64encode(stream.getvalue()).decode()

@@ -5,8 +5,6 @@ It runs one artifact at a time; a crash ends only this process. Start it with `p
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import sys
@@ -20,6 +18,7 @@ import numpy as np
 from hwnas.core.artifact import INPUTS, LIBRARY, NETWORK
 from hwnas.graph.session import open_session
 from hwnas.processes import serve
+from hwnas.runners.arrays import decode_array, encode_array
 
 ORT_TYPES = {
     "tensor(float)": "f4", "tensor(double)": "f8", "tensor(float16)": "f2", "tensor(bool)": "?", "tensor(uint8)": "u1",
@@ -106,7 +105,7 @@ class Worker:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         loaded = self._load(request)
         if request["do"] == "outputs":
-            return {"outputs": [_encode(o) for o in loaded.outputs([_decode(i) for i in request["inputs"]])]}
+            return {"outputs": [encode_array(o) for o in loaded.outputs([decode_array(i) for i in request["inputs"]])]}
         readings = [loaded.time(self._inner) / self._inner for _ in range(int(request["readings"]))]
         return {"latency_s": readings, "inner": self._inner}
 
@@ -128,16 +127,6 @@ def _calibrate(loaded: Loaded, warmup: int, reading_s: float) -> int:
     while (took := loaded.time(inner)) < reading_s and inner < 1 << 20:
         inner = max(inner + 1, min(inner * 10, int(inner * 1.2 * reading_s / max(took, 1e-9))))
     return inner
-
-
-def _encode(array: np.ndarray) -> str:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def _decode(text: str) -> np.ndarray:
-    return np.asarray(np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hwnas.core.device import Device
+from hwnas.core.lab import Lab
 from hwnas.errors import ConfigError, nearest
 
 M = TypeVar("M", bound=BaseModel)
@@ -124,3 +125,22 @@ def load_device(name: str | Path) -> Device:
     if device.name != path.stem:
         raise ConfigError(f"is {device.name!r} but the file is {path.name!r}", path=path, key="name")
     return device
+
+
+def lab_file() -> Path:
+    """Where the lab file is: HWNAS_LAB, else lab.yaml in the user's configuration folder."""
+    if named := os.environ.get("HWNAS_LAB"):
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "hwnas" / "lab.yaml"
+
+
+def load_lab() -> Lab:
+    """The lab as its file says; an empty one where there is no file.
+
+    Raises ConfigError, also where HWNAS_LAB names a file that is missing.
+    """
+    path = lab_file()
+    if not path.exists() and "HWNAS_LAB" not in os.environ:
+        return Lab()
+    return validate(Lab, read_yaml(path), path)

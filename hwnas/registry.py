@@ -85,6 +85,12 @@ toolchains.declare("ort", "hwnas.toolchains.ort:OrtToolchain")
 toolchains.declare("tvm", "hwnas.toolchains.tvm:TvmToolchain")
 runners.declare("local", "hwnas.runners.local:LocalRunner")
 runners.declare("tabular", "hwnas.runners.tabular:TabularRunner")
+toolchains.declare("cgen", "hwnas.toolchains.cgen:CgenToolchain")
+runners.declare("firmware", "hwnas.runners.firmware:FirmwareRunner")
+runners.declare("tvm-rpc", "hwnas.runners.tvm_rpc:RpcRunner")
+for _name, _class in (("hwmon", "HwmonMeter"), ("rapl", "RaplMeter"), ("ppk2", "Ppk2Meter"), ("lpm01a", "Lpm01aMeter"),
+                      ("joulescope", "JoulescopeMeter"), ("model", "ModelMeter")):  # fmt: skip
+    meters.declare(_name, f"hwnas.meters.{_name}:{_class}")
 runners.declare("fake", "hwnas.runners.fake:FakeRunner")
 spaces.declare("cell", "hwnas.spaces.cell:CellSpace")
 spaces.declare("mbconv", "hwnas.spaces.mbconv:MbconvSpace")

@@ -27,6 +27,7 @@ def write_artifact(artifact: Artifact) -> Artifact:
         "schedule": artifact.schedule,
         "flash_bytes": artifact.flash_bytes,
         "uncovered": list(artifact.uncovered),
+        "memory": dict(artifact.memory),
     }
     (Path(artifact.path) / DESCRIPTION).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     return artifact

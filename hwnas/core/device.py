@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hwnas.core.estimate import Bandwidth, Bytes, Rate, Ratio, Seconds
-from hwnas.core.measurement import Fidelity
+from hwnas.core.estimate import Bandwidth, Bytes, Frequency, Rate, Ratio, Seconds
+from hwnas.core.measurement import Fidelity, RunMetric
 from hwnas.digest import content_id
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +34,7 @@ class Memory(BaseModel):
     use: Literal["ram", "flash", "sram", "cache"]
     size: Bytes | None = None
     bandwidth: Bandwidth | None = None
+    address: int | None = Field(default=None, ge=0, lt=2**32, description="where a microcontroller has it")
     source: Source
 
 
@@ -50,6 +51,17 @@ class Protocol(BaseModel):
     drift: Ratio = Field(default=0.15, description="limit of the reference workload's change within a session")
     session: int = Field(default=40, ge=1, description="workloads between two checks of the reference workload")
     failures_in_a_row: int = Field(default=8, ge=1, description="then the board is quarantined")
+    heat: Seconds = Field(default=0.0, validate_default=False, description="load before the first reading of a session")
+    statistic: Literal["median", "p95"] = Field(
+        default="median", description="what a reading of many runs is judged by"
+    )
+    energy_window: Seconds = Field(default=10.0, validate_default=False, description="gate of one energy window")
+    energy_samples: int = Field(
+        default=1000, ge=2, description="fewer meter samples in a window than this are no energy"
+    )
+    idle: Seconds = Field(
+        default=1.0, validate_default=False, description="idle power is taken this long before and after"
+    )
 
 
 class TabularSource(BaseModel):
@@ -61,6 +73,36 @@ class TabularSource(BaseModel):
     metrics: dict[str, str] = Field(description="metric -> column")
     unit: dict[str, str] = Field(description="metric -> unit of that column, such as ms or mJ")
     invalid_below: float | None = Field(default=None, description="values at or below it are 'not measurable'")
+
+
+class Mcu(BaseModel):
+    """What firmware has to know of a microcontroller. Its memories carry addresses; the linker script comes from them."""
+
+    model_config = _STRICT
+    port: Literal["mps2", "an547", "stm32f4", "nrf52840", "rp2350"] = Field(description="folder in firmware/ports")
+    cpu: str = Field(pattern=r"^cortex-m[0-9a-z+.]{1,20}$", description="gcc's -mcpu")
+    fpu: str | None = Field(default=None, pattern=r"^[a-z0-9+-]{1,20}$", description="gcc's -mfpu; None: soft float")
+    clock: Frequency
+    baud: int = Field(default=115200, ge=1200, le=12_000_000)
+    stack: Bytes = Field(default=4096.0, validate_default=False, description="reserved for the stack")
+
+
+class Emulator(BaseModel):
+    """A QEMU machine that stands in for the board; instructions come from its instruction counter."""
+
+    model_config = _STRICT
+    machine: str = Field(pattern=NAME, description="qemu-system-arm -M")
+    shift: int = Field(
+        default=5, ge=0, le=10, description="-icount shift: one instruction is 2^shift ns of virtual time"
+    )
+
+
+class Rpc(BaseModel):
+    """A Linux board that runs TVM's RPC server. `emulated` means: under qemu-user, on this computer."""
+
+    model_config = _STRICT
+    key: Name = Field(description="what the board registers as at the tracker")
+    emulated: Name | None = Field(default=None, description="qemu-user -cpu")
 
 
 class Device(BaseModel):
@@ -80,6 +122,9 @@ class Device(BaseModel):
     meter: str | None = None
     protocol: Protocol = Protocol()
     tabular: TabularSource | None = None
+    mcu: Mcu | None = None
+    emulator: Emulator | None = None
+    rpc: Rpc | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Device:
@@ -88,7 +133,26 @@ class Device(BaseModel):
                 raise ValueError(f"options name toolchain {toolchain!r}, which is not in toolchains")
         if (self.runner == "tabular") != (self.tabular is not None):
             raise ValueError("runner: tabular and a tabular: section go together")
+        if (self.runner == "firmware") != (self.mcu is not None):
+            raise ValueError("runner: firmware and an mcu: section go together")
+        if (self.runner == "tvm-rpc") != (self.rpc is not None):
+            raise ValueError("runner: tvm-rpc and an rpc: section go together")
+        if self.emulator is not None and self.mcu is None:
+            raise ValueError("an emulator: section needs an mcu: section")
+        emulated = self.emulator is not None or (self.rpc is not None and self.rpc.emulated is not None)
+        if emulated and self.fidelity is Fidelity.HARDWARE:
+            raise ValueError("an emulated device is not hardware: its fidelity is instruction-sim")
+        if self.mcu is not None:
+            for use in ("flash", "ram"):
+                memory = self.memory(use)
+                if memory is None or memory.size is None or memory.address is None:
+                    raise ValueError(f"a microcontroller needs the size and address of its {use}")
         return self
+
+    @property
+    def metric(self) -> RunMetric:
+        """What one run is measured in on this device: latency, or instructions or cycles where no time is known."""
+        return self.fidelity.metric
 
     @property
     def digest(self) -> str:

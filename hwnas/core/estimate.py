@@ -73,6 +73,7 @@ Bytes = Annotated[float, reader("bytes"), writer("B")]
 Count = Annotated[float, reader("count")]
 Ratio = Annotated[float, reader("ratio")]
 Rate = Annotated[float, reader("rate"), writer("/s")]
+Frequency = Annotated[float, reader("frequency"), writer("Hz")]
 Bandwidth = Annotated[float, reader("bandwidth"), writer("B/s")]
 
 

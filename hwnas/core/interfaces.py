@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hwnas.core.device import Device
 from hwnas.core.estimate import Estimate
-from hwnas.core.measurement import Samples
+from hwnas.core.measurement import EnergyWindow, Fidelity, Samples
 from hwnas.core.trial import Trial
 from hwnas.core.workload import Artifact, Block, BlockCounts, Candidate, Workload
 
@@ -91,11 +92,37 @@ class Toolchain(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of a board at one moment; None where it cannot tell. `complaints` name what spoils a measurement now
+    (throttled, undervoltage, clock capped): a row taken meanwhile is a failure of stage `check`."""
+
+    clock_hz: float | None = None
+    governor: str | None = None
+    temperature_c: float | None = None
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Runs back to back for an energy meter: how many, and their window in this computer's `time.monotonic` (s)."""
+
+    runs: int
+    began_s: float
+    ended_s: float
+
+
 class Board(Protocol):
     """An open session on a device: closed -> ready -> measuring -> ready ... -> quarantined."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Context fields the board knows: machine, clock_hz, governor, temperature_c, firmware."""
+        """Context fields the board knows: machine, clock_hz, governor, temperature_c, firmware, board, counter."""
+        ...
+
+    def stage(self, artifacts: Sequence[Artifact]) -> None:
+        """Told which artifacts come next, so that a board that must be flashed takes many at once; else nothing.
+
+        What does not fit is left to `run`, which then raises for that artifact alone. Raises DeviceError."""
         ...
 
     def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
@@ -103,9 +130,15 @@ class Board(Protocol):
         crash or time-out of the artifact, unless it raises DeviceQuarantined."""
         ...
 
+    def loop(self, artifact: Artifact, seconds: float, timeout_s: float) -> Loop:
+        """Run an artifact back to back for at least `seconds`, trigger raised where there is one. Raises DeviceError."""
+        ...
+
     def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
         """The network's outputs for one set of inputs, computed on the device."""
         ...
+
+    def health(self) -> Health: ...
 
     def close(self) -> None: ...
 
@@ -115,19 +148,36 @@ class Runner(Protocol):
 
     name: str
 
-    def open(self, device: Device) -> Board:
-        """Raises DeviceUnavailable."""
+    def places(self, device: Device) -> tuple[str, ...]:
+        """The names of the boards of this kind that can be opened side by side; at least one. Raises DeviceUnavailable."""
+        ...
+
+    def open(self, device: Device, place: str | None = None) -> Board:
+        """Open the board of that name, or the first. Raises DeviceUnavailable."""
+        ...
+
+
+class Trace(Protocol):
+    """What a meter saw between the begin and the end of `record`."""
+
+    def window(self, loop: Loop, idle_s: float, least_samples: int) -> EnergyWindow | None:
+        """The energy of a loop, aligned by the trigger where the meter sees it, else by this computer's clock.
+
+        Idle power is taken `idle_s` before and after. None where there are too few samples, never a guess."""
         ...
 
 
 class Meter(Protocol):
-    """Measures energy beside a run."""
+    """Measures energy beside a run; made by `Meter(settings)` with the settings of the lab file."""
 
     name: str
+    fidelity: Fidelity
 
-    def record(self) -> AbstractContextManager[Any]:
-        """A trace with `energy_j` (joules over the window) or None."""
+    def record(self) -> AbstractContextManager[Trace]:
+        """Record from entry to exit; the trace is complete after exit. Raises DeviceUnavailable."""
         ...
+
+    def close(self) -> None: ...
 
 
 class Proxy(Protocol):

@@ -19,6 +19,20 @@ class Fidelity(StrEnum):
     INSTRUCTION_SIM = "instruction-sim"
     MODEL = "model"
 
+    @property
+    def metric(self) -> RunMetric:
+        """What one run is measured in: an emulator counts instructions or cycles, and its wall time is no latency."""
+        return _RUN_METRIC[self]
+
+
+RunMetric = Literal["latency", "instructions", "cycles"]
+_RUN_METRIC: dict[Fidelity, RunMetric] = {
+    Fidelity.HARDWARE: "latency",
+    Fidelity.CYCLE_SIM: "cycles",
+    Fidelity.INSTRUCTION_SIM: "instructions",
+    Fidelity.MODEL: "latency",
+}
+
 
 Stage = Literal["build", "deploy", "run", "meter", "check"]
 STAGES: tuple[Stage, ...] = ("build", "deploy", "run", "meter", "check")
@@ -46,13 +60,39 @@ class Context:
     clock_hz: float | None = None
     governor: str | None = None
     temperature_c: float | None = None
+    board: str | None = None
+    counter: str | None = None
 
     @property
     def id(self) -> str:
         return content_id(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "fidelity": str(self.fidelity)}
+        """The known fields: a field that is not known is left out, so that a new one changes no older id."""
+        known = {k: v for k, v in asdict(self).items() if v is not None}
+        return {**known, "fidelity": str(self.fidelity)}
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyWindow:
+    """One gated window of a meter: `runs` runs back to back in `window_s` seconds.
+
+    gross_j: the energy of the window (J); idle_w: the power (W) before and after it, same clocks and peripherals;
+    samples and lost: readings of the meter inside the window; rails: which supply rails were summed.
+    """
+
+    gross_j: float
+    idle_w: float
+    window_s: float
+    runs: int
+    samples: int
+    lost: int = 0
+    rails: tuple[str, ...] = ()
+
+    @property
+    def net_j(self) -> float:
+        """Energy of one run (J) above idle: (gross - idle power x window) / runs."""
+        return (self.gross_j - self.idle_w * self.window_s) / self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +100,38 @@ class Samples:
     """Raw repeats of one subject. Statistics are derived, never stored.
 
     latency_s: seconds per run, one value a reading (each reading averages `inner` runs); empty where the
-    fidelity knows no time. energy_j: joules per run, or None where not measured.
+    fidelity knows no time, which is counted in instructions or cycles per run then. energy: windows of a meter, or
+    None where not measured. memory: bytes by use, as built or as seen on the device (`code`, `constants`, `arena`,
+    `workspace`, `stack`, and for a deployed image `flash` and `ram`).
     """
 
     latency_s: tuple[float, ...] = ()
     inner: int = 1
-    energy_j: tuple[float, ...] | None = None
-    peak_ram_bytes: int | None = None
-    instructions: tuple[int, ...] | None = None
-    cycles: tuple[int, ...] | None = None
+    energy: tuple[EnergyWindow, ...] | None = None
+    memory: Mapping[str, int] | None = None
+    instructions: tuple[float, ...] | None = None
+    cycles: tuple[float, ...] | None = None
+
+    def readings(self, metric: str) -> tuple[float, ...]:
+        """The readings of `latency` (s), `energy` (J, net, a run), `instructions` or `cycles`; empty if there are none."""
+        if metric == "energy":
+            return tuple(w.net_j for w in self.energy or ())
+        values: tuple[float, ...] | None = {
+            "latency": self.latency_s, "instructions": self.instructions, "cycles": self.cycles,
+        }[metric]  # fmt: skip
+        return values or ()
 
     def metric(self, name: str) -> float | None:
-        """The median of `latency` (s), `energy` (J), `instructions` or `cycles`; None if it was not measured."""
-        values: tuple[float, ...] | tuple[int, ...] | None = {
-            "latency": self.latency_s or None,
-            "energy": self.energy_j,
-            "instructions": self.instructions,
-            "cycles": self.cycles,
-        }[name]
-        return float(median(values)) if values else None
+        """The median of the readings of a metric, or bytes of a use of memory; None if it was not measured."""
+        if name in ("latency", "energy", "instructions", "cycles"):
+            values = self.readings(name)
+            return float(median(values)) if values else None
+        found = (self.memory or {}).get(name)
+        return None if found is None else float(found)
+
+    def as_json(self) -> dict[str, Any]:
+        """What is known of them, as JSON values."""
+        return known_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +154,13 @@ class Measurement:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", content_id([self.subject, self.context, asdict(self.result), self.taken]))
+        object.__setattr__(self, "id", content_id([self.subject, self.context, known_fields(self.result), self.taken]))
 
     @property
     def ok(self) -> bool:
         return isinstance(self.result, Samples)
+
+
+def known_fields(result: Samples | Failure) -> dict[str, Any]:
+    """The fields of a result that hold something: a field that is not known changes no id."""
+    return {k: v for k, v in asdict(result).items() if v is not None and v != ()}

@@ -86,7 +86,8 @@ class Artifact:
     """What a toolchain built: `path` is a folder that a runner of `runner_format` can load by itself.
 
     Names all that decides its speed: toolchain, version, options and schedule. `uncovered` lists the kernels that
-    no schedule rule covers; `flash_bytes` is the size on the device, code and constants.
+    no schedule rule covers; `flash_bytes` is the size on the device, code and constants; `memory` tells more where the
+    toolchain knows it: bytes by use, as in `Samples.memory`.
     """
 
     path: str
@@ -96,3 +97,4 @@ class Artifact:
     schedule: str
     flash_bytes: int | None = None
     uncovered: tuple[str, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)

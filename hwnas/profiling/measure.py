@@ -27,6 +27,5 @@ def measure(board: Board, artifact: Artifact, protocol: Protocol) -> Samples:
     ):
         more = min(protocol.min_readings, protocol.max_readings - len(samples.latency_s))
         extra = board.run(artifact, more, protocol.timeout)
-        energy = None if samples.energy_j is None or extra.energy_j is None else samples.energy_j + extra.energy_j
-        samples = replace(samples, latency_s=samples.latency_s + extra.latency_s, energy_j=energy)
+        samples = replace(samples, latency_s=samples.latency_s + extra.latency_s)
     return samples

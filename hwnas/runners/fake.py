@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hwnas.core.device import Device
+from hwnas.core.interfaces import Health, Loop
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
 from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout, DeviceUnavailable, LinkCorrupt
@@ -25,13 +26,16 @@ ERRORS = {"timeout": DeviceTimeout, "crash": DeviceCrashed, "corrupt": LinkCorru
 
 @dataclass
 class Script:
-    """What the fake does: `faults` by number of the run (from 0), `drift` as a factor a run, noise, absence."""
+    """What the fake does: `faults` and `complaints` of its health by number of the run (from 0), `drift` as a factor a
+    run, noise, absence."""
 
     latency_s: Callable[[Artifact], float] | None = None
     faults: dict[int, Fault] = field(default_factory=dict)
     noise: float = 0.01
     drift: float = 0.0
     absent: bool = False
+    complaints: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    places: tuple[str, ...] = ("fake",)
     seed: int = 0
 
 
@@ -43,6 +47,8 @@ class FakeBoard:
         self._random = random.Random(script.seed)
         self._runs = self._failures = 0
         self.closed = False
+        self.staged: list[tuple[str, ...]] = []
+        self._looped = 0.0
 
     def facts(self) -> Mapping[str, Any]:
         return {"machine": "fake", "clock_hz": 1e9, "governor": "fixed", "temperature_c": 25.0}
@@ -64,6 +70,17 @@ class FakeBoard:
         noise = self._script.noise
         return Samples(latency_s=tuple(base * (1 + noise * self._random.random()) for _ in range(readings)))
 
+    def stage(self, artifacts: Sequence[Artifact]) -> None:
+        self.staged.append(tuple(a.path for a in artifacts))
+
+    def loop(self, artifact: Artifact, seconds: float, timeout_s: float) -> Loop:
+        latency_s = (self._script.latency_s or artifact_latency_s)(artifact)
+        return Loop(max(1, round(seconds / latency_s)), self._looped, self._looped + seconds)
+
+    def health(self) -> Health:
+        number = self._runs
+        return Health(1e9, "fixed", 25.0, self._script.complaints.get(number, ()))
+
     def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
         raise DeviceUnavailable("the fake device computes nothing")
 
@@ -79,8 +96,11 @@ class FakeRunner:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
 
-    def open(self, device: Device) -> FakeBoard:
-        if self.script.absent:
+    def places(self, device: Device) -> tuple[str, ...]:
+        return self.script.places
+
+    def open(self, device: Device, place: str | None = None) -> FakeBoard:
+        if self.script.absent or place not in (None, *self.script.places):
             raise DeviceUnavailable(f"{device.name} is not connected (scripted)")
         return FakeBoard(device, self.script)
 

@@ -13,11 +13,14 @@ import numpy as np
 
 from hwnas.core.artifact import DESCRIPTION
 from hwnas.core.device import Device
+from hwnas.core.interfaces import Health, Loop
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
-from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout
+from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout, DeviceUnavailable
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout
 from hwnas.runners.arrays import decode_array, encode_array
+
+PLACE = "this-computer"
 
 
 class LocalBoard:
@@ -27,6 +30,7 @@ class LocalBoard:
         self._device = device
         threads = max(device.threads(t) for t in device.toolchains)
         self._child = Child("hwnas.runners.worker", {"HWNAS_CORE": _cores(threads), "OMP_NUM_THREADS": str(threads)})
+        self._reading = {"warmup": device.protocol.warmup, "reading_s": device.protocol.reading}
         self._failures = 0
         self._first: DeviceError | None = None
 
@@ -38,18 +42,24 @@ class LocalBoard:
             "temperature_c": _temperature_c(),
         }
 
+    def stage(self, artifacts: Sequence[Artifact]) -> None:
+        """Nothing to prepare: an artifact is loaded from its folder when it runs."""
+
     def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
-        protocol = self._device.protocol
-        answer = self._request(
-            artifact,
-            {"do": "run", "readings": readings, "warmup": protocol.warmup, "reading_s": protocol.reading},
-            timeout_s,
-        )
+        answer = self._request(artifact, {"do": "run", "readings": readings, **self._reading}, timeout_s)
         return Samples(latency_s=tuple(answer["latency_s"]), inner=int(answer["inner"]))
+
+    def loop(self, artifact: Artifact, seconds: float, timeout_s: float) -> Loop:
+        answer = self._request(artifact, {"do": "loop", "seconds": seconds, **self._reading}, seconds + timeout_s)
+        return Loop(int(answer["runs"]), float(answer["began_s"]), float(answer["ended_s"]))
 
     def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
         answer = self._request(artifact, {"do": "outputs", "inputs": [encode_array(i) for i in inputs]}, timeout_s)
         return [decode_array(o) for o in answer["outputs"]]
+
+    def health(self) -> Health:
+        facts = self.facts()
+        return Health(facts["clock_hz"], facts["governor"], facts["temperature_c"])
 
     def close(self) -> None:
         self._child.close()
@@ -91,7 +101,12 @@ class LocalRunner:
 
     name = "local"
 
-    def open(self, device: Device) -> LocalBoard:
+    def places(self, device: Device) -> tuple[str, ...]:
+        return (PLACE,)
+
+    def open(self, device: Device, place: str | None = None) -> LocalBoard:
+        if place not in (None, PLACE):
+            raise DeviceUnavailable(f"there is no board {place!r} of {device.name}, only {PLACE!r}")
         return LocalBoard(device)
 
 

@@ -138,7 +138,10 @@ class TabularRunner:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
-    def open(self, device: Device) -> Board:
+    def places(self, device: Device) -> tuple[str, ...]:
+        return (device.name,)
+
+    def open(self, device: Device, place: str | None = None) -> Board:
         """Raises DeviceUnavailable: there is nothing that could run an artifact; use `answers`."""
         raise DeviceUnavailable(
             f"{device.name} answers from a table and runs nothing; it measures candidates of its space"

@@ -95,29 +95,40 @@ LOADERS: dict[str, Callable[[Path, dict[str, Any]], Loaded]] = {"ort": OrtLoaded
 
 
 class Worker:
-    """Answers `run` and `outputs` requests; keeps the artifact that it loaded last."""
+    """Answers `run`, `loop` and `outputs` requests; keeps the artifact that it loaded last."""
 
     def __init__(self) -> None:
         self._key: tuple[str, str] | None = None
         self._loaded: Loaded | None = None
-        self._inner = 1
+        self._inner: int | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         loaded = self._load(request)
         if request["do"] == "outputs":
             return {"outputs": [encode_array(o) for o in loaded.outputs([decode_array(i) for i in request["inputs"]])]}
+        if self._inner is None:
+            self._inner = _calibrate(loaded, int(request["warmup"]), float(request["reading_s"]))
+        if request["do"] == "loop":
+            return _loop(loaded, self._inner, float(request["seconds"]))
         readings = [loaded.time(self._inner) / self._inner for _ in range(int(request["readings"]))]
         return {"latency_s": readings, "inner": self._inner}
 
     def _load(self, request: dict[str, Any]) -> Loaded:
         key = (request["path"], request["stamp"])
         if key != self._key or self._loaded is None:
-            self._key, self._loaded = None, None
-            loaded = LOADERS[request["toolchain"]](Path(request["path"]), request["options"])
-            if request["do"] == "run":
-                self._inner = _calibrate(loaded, int(request["warmup"]), float(request["reading_s"]))
-            self._key, self._loaded = key, loaded
+            self._key, self._loaded, self._inner = None, None, None
+            self._loaded = LOADERS[request["toolchain"]](Path(request["path"]), request["options"])
+            self._key = key
         return self._loaded
+
+
+def _loop(loaded: Loaded, inner: int, seconds: float) -> dict[str, Any]:
+    """Run back to back for at least `seconds`; the monotonic clock is the same in every process of a computer."""
+    runs, began = 0, time.monotonic()
+    while (now := time.monotonic()) - began < seconds:
+        loaded.time(inner)
+        runs += inner
+    return {"runs": runs, "began_s": began, "ended_s": now}
 
 
 def _calibrate(loaded: Loaded, warmup: int, reading_s: float) -> int:

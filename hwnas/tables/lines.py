@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hwnas.core.measurement import STAGES, Context, Failure, Fidelity, Measurement, Samples
+from hwnas.core.measurement import (
+    STAGES,
+    Context,
+    EnergyWindow,
+    Failure,
+    Fidelity,
+    Measurement,
+    Samples,
+    known_fields,
+)
 from hwnas.core.workload import Network, Workload
 from hwnas.digest import content_id
 from hwnas.errors import DataError
@@ -74,7 +84,7 @@ def _network_line(network: Network) -> dict[str, Any]:
 
 
 def _measurement_line(row: Measurement) -> dict[str, Any]:
-    result = {k: v for k, v in asdict(row.result).items() if v is not None and v != ()}
+    result = known_fields(row.result)
     kind = "samples" if isinstance(row.result, Samples) else "failure"
     known = {"subject": row.subject, "context": row.context, "taken": row.taken}
     return {"kind": "measurement", "id": row.id, **known, kind: result}
@@ -143,16 +153,32 @@ def _parse_network(body: dict[str, Any]) -> Network:
 def _parse_measurement(body: dict[str, Any]) -> Measurement:
     result: Samples | Failure
     if "samples" in body:
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body["samples"].items()}
-        result = Samples(**lists)
-        numbers = [*result.latency_s, *(result.energy_j or ()), *(result.instructions or ()), *(result.cycles or ())]
-        if not numbers or not all(isinstance(n, (int, float)) and n > 0 for n in numbers):
-            raise ValueError("samples must be positive numbers, and at least one")
+        result = _samples(body["samples"])
     else:
         result = Failure(**body["failure"])
         if result.stage not in STAGES:
             raise ValueError(f"unknown stage {result.stage!r}")
     return Measurement(subject=body["subject"], context=body["context"], result=result, taken=body["taken"])
+
+
+def _samples(body: dict[str, Any]) -> Samples:
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+    if "energy" in lists:
+        lists["energy"] = tuple(EnergyWindow(**{**w, "rails": tuple(w.get("rails", ()))}) for w in lists["energy"])
+    found = Samples(**lists)
+    numbers = [*found.latency_s, *(found.instructions or ()), *(found.cycles or ())]
+    if not numbers or not all(_positive(n) for n in numbers):
+        raise ValueError("samples must be positive numbers, and at least one")
+    if not all(isinstance(n, int) and n >= 0 for n in (found.memory or {}).values()):
+        raise ValueError("bytes of memory must be whole numbers")
+    for window in found.energy or ():
+        if not all(_positive(n) for n in (window.gross_j, window.window_s, window.runs, window.samples)):
+            raise ValueError("an energy window must have positive energy, duration, runs and samples")
+    return found
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
 
 
 def _parse_check(body: dict[str, Any]) -> Check:

@@ -11,7 +11,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 
 # System packages by Debian name, and the command that shows that one is there.
 DEMO_PACKAGES := g++:g++
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium:chromium
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium:chromium \
+	gcc-arm-none-eabi:arm-none-eabi-gcc libnewlib-arm-none-eabi:arm-none-eabi-gcc qemu-system-arm:qemu-system-arm \
+	qemu-user:qemu-aarch64 gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc g++-aarch64-linux-gnu:aarch64-linux-gnu-g++ \
+	debootstrap:debootstrap cmake:cmake
 
 .PHONY: demo test bench lint clean
 .DELETE_ON_ERROR:

@@ -24,6 +24,7 @@ class Compute(BaseModel):
     isa: str
     macs_per_s: Rate
     overhead: Seconds = Field(description="time that a kernel takes however small it is")
+    instructions_per_s: Rate | None = Field(default=None, description="turns the roofline into counts, where emulated")
     source: Source
 
 
@@ -119,7 +120,7 @@ class Device(BaseModel):
     toolchains: tuple[str, ...] = Field(min_length=1)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="toolchain -> build options")
     runner: str
-    meter: str | None = None
+    meter: str | None = Field(default=None, description="a meter that every such board has; others are lab data")
     protocol: Protocol = Protocol()
     tabular: TabularSource | None = None
     mcu: Mcu | None = None

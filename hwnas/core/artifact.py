@@ -14,6 +14,13 @@ NETWORK = "network.onnx"
 """The file of an `ort` artifact."""
 LIBRARY = "network.so"
 """The shared library of a `tvm` artifact."""
+OBJECT = "network.o"
+"""The object file of a `cgen` artifact for a microcontroller, ready to be linked into an image."""
+LAYOUT = "network.json"
+"""What a `cgen` artifact says of its network: {symbol, arena_bytes, workspace_bytes, inputs, outputs, kernels}.
+
+Tensors are {name, dtype, shape, offset, bytes} with numpy's name of the type; kernels are names, in order.
+"""
 INPUTS = "inputs.json"
 """Shape and numpy type of each input, where the artifact cannot tell itself."""
 

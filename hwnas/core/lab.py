@@ -71,7 +71,7 @@ class Lab(BaseModel):
                 if names.count(name) > 1:
                     raise ValueError(f"{what} {name!r} stands twice")
         known = {m.name for m in self.meters}
-        for meter in (b.meter for b in (*self.boards, *self.rpc)):
+        for meter in (*(b.meter for b in self.boards), *(r.meter for r in self.rpc)):
             if meter is not None and meter not in known:
                 raise ValueError(f"no meter {meter!r} (meters: {', '.join(sorted(known)) or 'none'})")
         return self

@@ -19,7 +19,7 @@ import pytest
 
 from hwnas.core.artifact import read_artifact
 from hwnas.core.device import Device
-from hwnas.core.interfaces import BatchSpace, Runner, SearchSpace, Toolchain
+from hwnas.core.interfaces import BatchSpace, Health, Runner, SearchSpace, Toolchain
 from hwnas.core.measurement import Samples
 from hwnas.core.trial import Trial
 from hwnas.core.workload import Candidate
@@ -166,8 +166,10 @@ class RunnerContract:
         try:
             samples = board.run(artifact, 5, 30.0)
             assert isinstance(samples, Samples)
-            assert len(samples.latency_s) == 5
-            assert min(samples.latency_s) > 0
+            assert len(samples.readings(device.metric)) == 5
+            assert min(samples.readings(device.metric)) > 0
+            if device.metric != "latency":
+                assert not samples.latency_s, "emulated wall time is never a latency"
         finally:
             board.close()
 
@@ -175,6 +177,25 @@ class RunnerContract:
         board = runner.open(device)
         try:
             assert board.facts()["machine"]
+        finally:
+            board.close()
+
+    def test_it_names_its_boards_and_refuses_others(self, runner: Runner, device: Device) -> None:
+        places = runner.places(device)
+        assert places
+        assert len(set(places)) == len(places)
+        runner.open(device, places[0]).close()
+        with pytest.raises(DeviceError):
+            runner.open(device, "no-such-board")
+
+    def test_its_health_is_told_and_a_loop_lasts(self, runner: Runner, device: Device, artifact: Any) -> None:
+        board = runner.open(device)
+        try:
+            assert isinstance(board.health(), Health)
+            board.stage([artifact])
+            loop = board.loop(artifact, 0.2, 30.0)
+            assert loop.runs >= 1
+            assert loop.ended_s > loop.began_s
         finally:
             board.close()
 
@@ -192,7 +213,7 @@ class RunnerContract:
         try:
             with pytest.raises(DeviceError):
                 board.run(replace(artifact, path=artifact.path + "-gone"), 3, 30.0)
-            assert board.run(artifact, 3, 30.0).latency_s
+            assert board.run(artifact, 3, 30.0).readings(device.metric)
         finally:
             board.close()
 

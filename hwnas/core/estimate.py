@@ -75,6 +75,7 @@ Ratio = Annotated[float, reader("ratio")]
 Rate = Annotated[float, reader("rate"), writer("/s")]
 Frequency = Annotated[float, reader("frequency"), writer("Hz")]
 Bandwidth = Annotated[float, reader("bandwidth"), writer("B/s")]
+Volts = Annotated[float, reader("voltage"), writer("V")]
 
 
 class Budget(BaseModel):

@@ -144,9 +144,10 @@ class Board(Protocol):
 
 
 class Runner(Protocol):
-    """Talks to one kind of device."""
+    """Talks to one kind of device. `remote`: it is not disturbed by what else this computer does, such as building."""
 
     name: str
+    remote: bool
 
     def places(self, device: Device) -> tuple[str, ...]:
         """The names of the boards of this kind that can be opened side by side; at least one. Raises DeviceUnavailable."""

@@ -1,8 +1,9 @@
-"""The profiling loop: ask the plan, build, measure on the board, append the row, yield the event.
+"""The profiling loop: ask the plan, build, measure on the boards, append the row, yield the event.
 
 A row is on disk before its event is yielded, so stopping at any moment loses at most the measurement under way.
 Each session starts and ends with a reference workload; if that drifted, the session's rows become failures of stage
-`check` (by a check line; nothing is rewritten) and its subjects are measured again.
+`check` (by a check line; nothing is rewritten) and its subjects are measured again. Several boards of a kind work side
+by side, each on sessions of its own; this module alone touches plan and table.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas import __version__
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board, Runner, Toolchain
-from hwnas.core.measurement import Context, Failure, Measurement, Samples
+from hwnas.core.measurement import Context, Measurement, Samples
 from hwnas.core.workload import Artifact, Network, Workload
-from hwnas.errors import BuildError, DeviceError, DeviceQuarantined, MeasurementInvalid
-from hwnas.profiling.measure import FIXED_READINGS, measure
+from hwnas.errors import BuildError
+from hwnas.profiling.fleet import side_by_side
+from hwnas.profiling.lane import Lane, Row
+from hwnas.profiling.measure import FIXED_READINGS, EnergyMeter
 from hwnas.profiling.plan import Plan, Subject, Uncertainty
-from hwnas.tables.lines import Check, Recipe
+from hwnas.tables.lines import SUSTAINED, Check, Recipe
 from hwnas.tables.table import LatencyTable, TableFile
 from hwnas.toolchains.builder import BuildPool
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-BATCH = 16
-"""Subjects built at a time, before the board measures them undisturbed."""
 MAX_ATTEMPTS = 3
 """Sessions a subject may be part of before its drifting is taken as the answer."""
 
@@ -88,11 +89,16 @@ def recipe_of(device: Device, toolchain: Toolchain, artifact: Artifact, facts: A
         toolchain_version=artifact.version,
         schedule=artifact.schedule,
         options=dict(artifact.options),
+        protocol=SUSTAINED if device.protocol.statistic == "p95" else None,
     )
 
 
 class Profiler:
-    """Measures subjects on one device with one toolchain into one table file."""
+    """Measures subjects on the boards of one device with one toolchain into one table file.
+
+    `places` names the boards that work side by side (default: the first one); `meter` gives the energy meter beside a
+    board, by its place, or None.
+    """
 
     def __init__(
         self,
@@ -101,13 +107,17 @@ class Profiler:
         runner: Runner,
         reference: ModelProto,
         *,
+        places: Sequence[str] | None = None,
+        meter: Callable[[str], EnergyMeter | None] = lambda _: None,
         workers: int = 2,
         clock: Clock = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._device, self._toolchain, self._runner = device, toolchain, runner
         self._reference, self._workers, self._clock, self._now = reference, workers, clock, now
-        self._taken = self._fixed = 0
+        self._places, self._meter = places, meter
+        self._taken = self._fixed = self._rows = self._failures = 0
+        self._reason = "done"
 
     def run(
         self,
@@ -119,134 +129,100 @@ class Profiler:
     ) -> Iterator[Event]:
         """Profile until the plan is through or `for_s` seconds are over. Raises DeviceError, TableConflict.
 
-        Closing the generator closes board, builders and table.
+        Closing the generator closes boards, builders and table.
         """
         deadline = None if for_s is None else self._clock() + for_s
         scratch = Path(tempfile.mkdtemp(prefix="hwnas-"))
-        board: Board | None = None
-        try:
-            with BuildPool(self._toolchain.name, self._device, self._workers) as pool:
-                reference = self._build_reference(pool, scratch)
-                board = self._runner.open(self._device)
-                recipe = recipe_of(self._device, self._toolchain, reference, board.facts())
-                with TableFile(table, recipe) as file:
-                    yield from self._sessions(plan, file, pool, board, reference, scratch, uncertainty, deadline)
-        finally:
-            if board is not None:
-                board.close()
-            shutil.rmtree(scratch, ignore_errors=True)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            pool = stack.enter_context(BuildPool(self._toolchain.name, self._device, self._workers))
+            reference = self._build_reference(pool, scratch)
+            boards = self._open(stack)
+            recipe = recipe_of(self._device, self._toolchain, reference, boards[0][0].facts())
+            lanes = [
+                Lane(self._device, recipe, board, reference, pool, scratch, self._now, self._runner.remote, meter)
+                for board, meter in boards
+            ]
+            file = stack.enter_context(TableFile(table, recipe))
+            yield from self._sessions(lanes, plan, file, uncertainty, deadline)
+        yield Finished(self._reason, self._rows, self._failures, self._share)
+
+    def _open(self, stack: ExitStack) -> list[tuple[Board, EnergyMeter | None]]:
+        found: list[tuple[Board, EnergyMeter | None]] = []
+        for place in self._places or self._runner.places(self._device)[:1]:
+            board = self._runner.open(self._device, place)
+            stack.callback(board.close)
+            meter = self._meter(place)
+            if meter is not None:
+                stack.callback(meter.meter.close)
+                meter.require(self._device.fidelity)
+            found.append((board, meter))
+        return found
 
     def _sessions(
         self,
+        lanes: Sequence[Lane],
         plan: Plan,
         file: TableFile,
-        pool: BuildPool,
-        board: Board,
-        reference: Artifact,
-        scratch: Path,
         uncertainty: Callable[[LatencyTable], Uncertainty | None] | None,
         deadline: float | None,
     ) -> Iterator[Event]:
         attempts: dict[str, int] = {}
-        rows = failures = 0
-        reason = "done"
-        while plan.left:
+        asked: dict[int, list[Subject]] = {}  # by lane: what its session was given and has not measured
+        measured: dict[int, list[Subject]] = {}
+
+        def late() -> bool:
             if deadline is not None and self._clock() > deadline:
-                reason = "time"
-                break
+                self._reason = "time"
+                return True
+            return False
+
+        def subjects_for(number: int) -> list[Subject]:
+            if not plan.left or late():
+                return []
             unsure = uncertainty(file.table) if uncertainty is not None else None
-            subjects = plan.ask(self._device.protocol.session, unsure)
-            context = self._context(file.table.recipe, board)
-            file.append(context)
-            yield Opened(context, file.path, plan.left + len(subjects))
-            before = self._reference_s(board, reference)
-            measured: list[Subject] = []
-            for subject, artifact in self._built(pool, subjects, scratch):
-                if deadline is not None and self._clock() > deadline:
-                    reason = "time"
-                    break
-                row = self._measure(board, subject, artifact, context)
-                for item in (*subject.parts, subject.item, row):
+            # The last subjects are shared out, so that no board waits long for another.
+            fair = -(-plan.left // len(lanes))
+            subjects = plan.ask(min(self._device.protocol.session, fair), unsure)
+            asked[number], measured[number] = list(subjects), []
+            return subjects
+
+        for number, item in side_by_side(lanes, subjects_for, late):
+            left = plan.left + sum(map(len, asked.values()))
+            match item:
+                case Context():
                     file.append(item)
-                rows, failures = rows + 1, failures + (not row.ok)
-                measured.append(subject)
-                left = plan.left + len(subjects) - len(measured)
-                yield Measured(row, subject.item, left, self._taken / max(1, self._fixed))
-            drift = self._reference_s(board, reference) / before - 1
-            check = Check(context.id, drift, abs(drift) <= self._device.protocol.drift)
-            file.append(check)
-            again: list[Subject] = []
-            if not check.passed:
-                for subject in measured:
-                    attempts[subject.id] = attempts.get(subject.id, 0) + 1
-                again = [s for s in measured if attempts[s.id] < MAX_ATTEMPTS]
-                plan.give_back(again)
-            yield Checked(check, len(again))
-        yield Finished(reason, rows, failures, self._taken / max(1, self._fixed))
+                    yield Opened(item, file.path, left)
+                case Row(subject, row):
+                    for known in (*subject.parts, subject.item, row):
+                        file.append(known)
+                    self._count(row)
+                    asked[number] = [s for s in asked[number] if s.id != subject.id]
+                    measured[number].append(subject)
+                    yield Measured(row, subject.item, left - 1, self._share)
+                case Check():
+                    file.append(item)
+                    again = [] if item.passed else self._again(measured[number], attempts)
+                    plan.give_back([*again, *asked.pop(number)])
+                    yield Checked(item, len(again))
 
-    def _built(
-        self, pool: BuildPool, subjects: Sequence[Subject], scratch: Path
-    ) -> Iterator[tuple[Subject, Artifact | BuildError]]:
-        for start in range(0, len(subjects), BATCH):
-            batch = subjects[start : start + BATCH]
-            folders = [scratch / s.id for s in batch]
-            try:
-                results = list(pool.build([(s.model(), folder) for s, folder in zip(batch, folders)]))
-                yield from zip(batch, results)
-            finally:
-                for folder in folders:
-                    shutil.rmtree(folder, ignore_errors=True)
+    def _again(self, measured: Sequence[Subject], attempts: dict[str, int]) -> list[Subject]:
+        for subject in measured:
+            attempts[subject.id] = attempts.get(subject.id, 0) + 1
+        return [s for s in measured if attempts[s.id] < MAX_ATTEMPTS]
 
-    def _measure(self, board: Board, subject: Subject, built: Artifact | BuildError, context: Context) -> Measurement:
-        result: Samples | Failure
-        if isinstance(built, BuildError):
-            result = Failure("build", type(built).__name__, built.log)
-        else:
-            try:
-                result = measure(board, built, self._device.protocol)
-                self._taken += len(result.latency_s)
-                self._fixed += FIXED_READINGS
-            except DeviceQuarantined:
-                raise
-            except DeviceError as error:
-                result = Failure("run", type(error).__name__, str(error))
-        return Measurement(subject.id, context.id, result, self._stamp())
+    def _count(self, row: Measurement) -> None:
+        self._rows, self._failures = self._rows + 1, self._failures + (not row.ok)
+        if isinstance(row.result, Samples):
+            self._taken += len(row.result.readings(self._device.metric))
+            self._fixed += FIXED_READINGS
+
+    @property
+    def _share(self) -> float:
+        return self._taken / max(1, self._fixed)
 
     def _build_reference(self, pool: BuildPool, scratch: Path) -> Artifact:
         result = next(pool.build([(self._reference, scratch / "reference")]))
         if isinstance(result, BuildError):
             raise result
         return result
-
-    def _reference_s(self, board: Board, reference: Artifact) -> float:
-        """The reference workload's median in seconds. Raises MeasurementInvalid where no time is measured."""
-        value = measure(board, reference, self._device.protocol).metric("latency")
-        if value is None:
-            raise MeasurementInvalid("the reference workload gave no latency")
-        return value
-
-    def _context(self, recipe: Recipe, board: Board) -> Context:
-        facts = board.facts()
-        return Context(
-            device=recipe.device,
-            device_digest=self._device.digest,
-            machine=recipe.machine,
-            fidelity=recipe.fidelity,
-            toolchain=recipe.toolchain,
-            toolchain_version=recipe.toolchain_version,
-            options=recipe.options,
-            schedule=recipe.schedule,
-            runner=self._device.runner,
-            threads=self._device.threads(recipe.toolchain),
-            protocol=self._device.protocol.model_dump(mode="json"),
-            started=self._stamp(),
-            hwnas=__version__,
-            meter=self._device.meter,
-            firmware=facts.get("firmware"),
-            clock_hz=facts.get("clock_hz"),
-            governor=facts.get("governor"),
-            temperature_c=facts.get("temperature_c"),
-        )
-
-    def _stamp(self) -> str:
-        return self._now().isoformat(timespec="microseconds")

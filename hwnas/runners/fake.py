@@ -42,8 +42,8 @@ class Script:
 class FakeBoard:
     """A board that follows a script."""
 
-    def __init__(self, device: Device, script: Script) -> None:
-        self._device, self._script = device, script
+    def __init__(self, device: Device, script: Script, place: str) -> None:
+        self._device, self._script, self._place = device, script, place
         self._random = random.Random(script.seed)
         self._runs = self._failures = 0
         self.closed = False
@@ -51,7 +51,7 @@ class FakeBoard:
         self._looped = 0.0
 
     def facts(self) -> Mapping[str, Any]:
-        return {"machine": "fake", "clock_hz": 1e9, "governor": "fixed", "temperature_c": 25.0}
+        return {"machine": "fake", "clock_hz": 1e9, "governor": "fixed", "temperature_c": 25.0, "board": self._place}
 
     def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
         if self.closed:
@@ -92,6 +92,7 @@ class FakeRunner:
     """Opens fake boards; give it a Script, or get a well-behaved device."""
 
     name = "fake"
+    remote = False
 
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
@@ -102,7 +103,7 @@ class FakeRunner:
     def open(self, device: Device, place: str | None = None) -> FakeBoard:
         if self.script.absent or place not in (None, *self.script.places):
             raise DeviceUnavailable(f"{device.name} is not connected (scripted)")
-        return FakeBoard(device, self.script)
+        return FakeBoard(device, self.script, place or self.script.places[0])
 
 
 def artifact_latency_s(artifact: Artifact) -> float:

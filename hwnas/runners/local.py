@@ -100,6 +100,7 @@ class LocalRunner:
     """Runs on the computer that hwnas runs on."""
 
     name = "local"
+    remote = False
 
     def places(self, device: Device) -> tuple[str, ...]:
         return (PLACE,)

@@ -134,6 +134,7 @@ class TabularRunner:
     """The runner of devices with a `tabular:` section."""
 
     name = "tabular"
+    remote = True
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder

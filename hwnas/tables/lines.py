@@ -25,6 +25,8 @@ from hwnas.digest import content_id
 from hwnas.errors import DataError
 
 SCHEMA = 1
+SUSTAINED = "sustained"
+"""The protocol of tables whose values are 95th percentiles of a board under lasting load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,13 @@ class Recipe:
     toolchain_version: str
     schedule: str
     options: Mapping[str, Any]
+    protocol: str | None = None
+    """SUSTAINED, or None for the default protocol: medians of a cool board."""
 
     @classmethod
     def of(cls, context: Context) -> Recipe:
-        return cls(**{f.name: getattr(context, f.name) for f in fields(cls)})
+        shared = {f.name: getattr(context, f.name) for f in fields(cls) if f.name != "protocol"}
+        return cls(**shared, protocol=SUSTAINED if context.protocol.get("statistic") == "p95" else None)
 
     def difference(self, other: Recipe) -> str | None:
         """The first field in which two recipes differ, in words; None if they are the same."""
@@ -67,7 +72,8 @@ Item: TypeAlias = Context | Workload | Network | Measurement | Check
 
 def header_line(recipe: Recipe) -> dict[str, Any]:
     """The first line of a table."""
-    body = {**asdict(recipe), "fidelity": str(recipe.fidelity), "schema": SCHEMA}
+    known = {k: v for k, v in asdict(recipe).items() if v is not None}
+    body = {**known, "fidelity": str(recipe.fidelity), "schema": SCHEMA}
     return {"kind": "table", "id": content_id(body), **body}
 
 

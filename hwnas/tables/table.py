@@ -7,6 +7,7 @@ workload, network, measurement and check lines, each with its content id. Mergin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from hwnas.core.measurement import Context, Failure, Fidelity, Measurement, Samp
 from hwnas.core.workload import Network, Workload
 from hwnas.errors import DataError, TableConflict
 from hwnas.records import RecordFile, read_records, write_records
-from hwnas.tables.lines import Check, Item, Recipe, header_line, line_of, parse_line
+from hwnas.tables.lines import SUSTAINED, Check, Item, Recipe, header_line, line_of, parse_line
 
 
 class LatencyTable:
@@ -61,15 +62,26 @@ class LatencyTable:
         check = self.checks.get(row.context)
         return row.ok and (check is None or check.passed)
 
-    def values(self, metric: str = "latency") -> dict[str, float]:
-        """subject id -> median over its valid rows (SI units); subjects without a valid row are absent."""
+    def values(self, metric: str | None = None) -> dict[str, float]:
+        """subject id -> median over its valid rows (SI units); subjects without a valid row are absent.
+
+        `metric` is what a run is measured in at the table's fidelity unless named; a use of memory in bytes will do.
+        A row's value is the median of its readings, or their 95th percentile in a table of the sustained protocol.
+        """
         found: dict[str, list[float]] = {}
         for row in self.measurements.values():
             if self.valid(row) and isinstance(row.result, Samples):
-                value = row.result.metric(metric)
+                value = self.value(row.result, metric or self.recipe.fidelity.metric)
                 if value is not None:
                     found.setdefault(row.subject, []).append(value)
         return {subject: float(median(values)) for subject, values in found.items()}
+
+    def value(self, samples: Samples, metric: str) -> float | None:
+        """What a row says of a metric, by the statistic of the table's protocol; None if it was not measured."""
+        if self.recipe.protocol == SUSTAINED and metric == self.recipe.fidelity.metric:
+            readings = sorted(samples.readings(metric))
+            return readings[ceil(0.95 * len(readings)) - 1] if readings else None
+        return samples.metric(metric)
 
     def failures(self) -> dict[str, Failure]:
         """subject id -> its last failure, for subjects that have no valid row."""
@@ -178,9 +190,9 @@ def merge(a: LatencyTable, b: LatencyTable) -> LatencyTable:
     return merged
 
 
-def table_path(folder: Path, device: str, fidelity: Fidelity, toolchain: str) -> Path:
-    """Where a device's table is kept: FOLDER/DEVICE/FIDELITY-TOOLCHAIN.jsonl."""
-    return folder / device / f"{fidelity}-{toolchain}.jsonl"
+def table_path(folder: Path, device: str, fidelity: Fidelity, toolchain: str, protocol: str | None = None) -> Path:
+    """Where a device's table is kept: FOLDER/DEVICE/FIDELITY-TOOLCHAIN.jsonl, with -PROTOCOL but for the default one."""
+    return folder / device / f"{'-'.join(filter(None, (fidelity, toolchain, protocol)))}.jsonl"
 
 
 def _put(known: dict[str, Any], key: str, item: Any) -> bool:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from hwnas.core.artifact import read_artifact
@@ -30,7 +31,9 @@ class BuildPool:
             timeout_s,
         )
         self._children = [Child("hwnas.toolchains.builder") for _ in range(workers)]
-        self._free = list(self._children)
+        self._free: Queue[Child] = Queue()
+        for child in self._children:
+            self._free.put(child)
 
     def build(self, networks: Sequence[tuple[ModelProto, Path]]) -> Iterator[Artifact | BuildError]:
         """Build each network into its folder, in order; what failed is yielded as a BuildError."""
@@ -51,7 +54,7 @@ class BuildPool:
         network, into = job
         into.mkdir(parents=True, exist_ok=True)
         (into / SOURCE).write_bytes(network.SerializeToString())
-        child = self._free.pop()  # as many threads as children, so there is always one
+        child = self._free.get()  # several boards may wait for builds at once
         try:
             child.request(
                 {"toolchain": self._toolchain, "device": self._device, "into": str(into)}, timeout_s=self._timeout_s
@@ -62,7 +65,7 @@ class BuildPool:
         except (ChildCrashed, ChildError) as error:
             return BuildError(self._toolchain, str(error))
         finally:
-            self._free.append(child)
+            self._free.put(child)
 
 
 def build_one(toolchain: str, network: ModelProto, device: Device, into: Path) -> Artifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ import pytest
 
 from hwnas import api
 from hwnas.core.device import Device
-from hwnas.core.interfaces import Runner
-from hwnas.core.measurement import Failure, Samples
+from hwnas.core.interfaces import Loop, Runner
+from hwnas.core.measurement import EnergyWindow, Failure, Fidelity, Samples
 from hwnas.core.workload import Workload
-from hwnas.errors import DeviceQuarantined, TableConflict
+from hwnas.errors import ConfigError, DeviceQuarantined, TableConflict
 from hwnas.predictors.features import features
-from hwnas.profiling.measure import measure
+from hwnas.profiling.measure import EnergyMeter, measure, sustained
 from hwnas.profiling.plan import Plan, cover
 from hwnas.profiling.profiler import Checked, Finished, Measured, Profiler
 from hwnas.profiling.subjects import network_subjects, reference_workload, space_subjects
@@ -194,3 +196,100 @@ def test_killed_at_random_and_resumed_the_table_is_complete(tmp_path: Path) -> N
     assert all(isinstance(r.result, Samples) for r in table.measurements.values())
     undisturbed = network_subjects("network", small_network(8), "ort")
     assert set(table.workloads) == set(undisturbed.known)
+
+
+def test_several_boards_share_the_work_and_each_row_names_its_board(device: Device, tmp_path: Path) -> None:
+    runner = FakeRunner(Script(places=("a", "b", "c")))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=runner.places(device))
+    events = list(profiler.run(plan(), tmp_path / "t.jsonl"))
+    rows = [e.row for e in events if isinstance(e, Measured)]
+    table = LatencyTable.read(tmp_path / "t.jsonl")
+    assert {r.subject for r in rows} == {*table.workloads, *table.networks}
+    assert len(rows) == len({r.subject for r in rows})
+    assert len({table.contexts[r.context].board for r in rows}) > 1
+    assert [e.left for e in events if isinstance(e, Measured)][-1] == 0
+    assert isinstance(events[-1], Finished)
+
+
+def test_one_board_that_is_lost_ends_all_and_keeps_the_rows(device: Device, tmp_path: Path) -> None:
+    device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"failures_in_a_row": 1})})
+    runner = FakeRunner(Script(places=("a", "b"), faults={2: "crash"}))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=("a", "b"))
+    with pytest.raises(DeviceQuarantined):
+        list(profiler.run(plan(), tmp_path / "t.jsonl"))
+    assert LatencyTable.read(tmp_path / "t.jsonl").measurements
+
+
+def test_closing_stops_every_board(device: Device, tmp_path: Path) -> None:
+    runner = FakeRunner(Script(places=("a", "b")))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=("a", "b"))
+    events = profiler.run(plan(), tmp_path / "t.jsonl")
+    next(e for e in events if isinstance(e, Measured))
+    events.close()  # type: ignore[attr-defined]
+    assert len(LatencyTable.read(tmp_path / "t.jsonl").measurements) == 1
+
+
+def test_a_throttled_board_gives_failures_of_stage_check(device: Device, tmp_path: Path) -> None:
+    runner = FakeRunner(Script(complaints={2: ("throttled: 84 degrees",)}))
+    events = run(device, runner, tmp_path / "t.jsonl")
+    failed = [e.row.result for e in events if isinstance(e, Measured) and isinstance(e.row.result, Failure)]
+    assert failed
+    assert {f.stage for f in failed} == {"check"}
+    assert "throttled: 84 degrees" in failed[0].message
+
+
+def test_a_sustained_table_holds_95th_percentiles_and_mixes_with_no_other(device: Device, tmp_path: Path) -> None:
+    hot = sustained(device, heat_s=0.01)
+    run(hot, FakeRunner(), tmp_path / "t.jsonl")
+    table = LatencyTable.read(tmp_path / "t.jsonl")
+    row = next(r for r in table.measurements.values() if isinstance(r.result, Samples))
+    assert isinstance(row.result, Samples)
+    readings = sorted(row.result.latency_s)
+    assert len(readings) >= 40
+    assert table.values()[row.subject] == readings[-(len(readings) // 20) - 1] > row.result.metric("latency")
+    with pytest.raises(TableConflict, match="protocol"):
+        run(device, FakeRunner(), tmp_path / "t.jsonl")
+
+
+def test_energy_of_another_fidelity_is_refused(device: Device, tmp_path: Path) -> None:
+    profiler = Profiler(
+        device, OrtToolchain(), FakeRunner(), reference_workload(),
+        meter=lambda _: EnergyMeter(SteadyMeter(Fidelity.MODEL), device.protocol, lambda _: None),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="fidelity model, the device is hardware"):
+        list(profiler.run(plan(), tmp_path / "t.jsonl"))
+
+
+def test_energy_stands_beside_the_readings_and_is_net_of_idle(device: Device, tmp_path: Path) -> None:
+    meter = SteadyMeter(Fidelity.HARDWARE)
+    profiler = Profiler(
+        device, OrtToolchain(), FakeRunner(), reference_workload(),
+        meter=lambda _: EnergyMeter(meter, device.protocol, lambda _: None),
+    )  # fmt: skip
+    list(profiler.run(plan(), tmp_path / "t.jsonl"))
+    table = LatencyTable.read(tmp_path / "t.jsonl")
+    latency, energy = table.values("latency"), table.values("energy")
+    assert set(energy) == set(latency)
+    for subject, joules in energy.items():
+        assert joules == pytest.approx(2.0 * latency[subject], rel=0.05)  # 3 W under load, 1 W idle
+    assert meter.closed
+
+
+class SteadyMeter:
+    """Three watts under load and one idle, whatever runs."""
+
+    name = "steady"
+
+    def __init__(self, fidelity: Fidelity) -> None:
+        self.fidelity, self.closed = fidelity, False
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[SteadyMeter]:
+        yield self
+
+    def window(self, loop: Loop, idle_s: float, least_samples: int) -> EnergyWindow:
+        seconds = loop.ended_s - loop.began_s
+        return EnergyWindow(3.0 * seconds, 1.0, seconds, loop.runs, 1000, rails=("all",))
+
+    def close(self) -> None:
+        self.closed = True

@@ -14,29 +14,38 @@ from hwnas.core.workload import Block, BlockCounts, Candidate, Workload
 from hwnas.errors import ConfigError
 from hwnas.graph.analysis import analyse
 from hwnas.graph.fusion import split
+from hwnas.graph.precision import Precision, cast_block
 from hwnas.predictors.network import COLUMNS, NetworkPredictor
 
 PARAMS, MACS, FLASH, RAM = range(COLUMNS, COLUMNS + 4)
 
 
 class SpaceEstimator:
-    """Estimates latency (where there is a predictor), params, macs, flash and ram of a space's candidates.
+    """Estimates params, macs, flash and ram of a space's candidates, and the predictor's metric where there is one.
 
     The toolchain says which operators fuse and what a block takes in flash; the sum over blocks comes within a few
-    percent of the whole network's file. Bounds hold with `confidence`; params, macs and ram are exact.
+    percent of the whole network's file. Where the predictor knows the memory of kernels, flash and ram are those of the
+    image on the device. Bounds hold with `confidence`; params and macs are exact.
     """
 
     def __init__(
-        self, space: BatchSpace, toolchain: Toolchain, predictor: NetworkPredictor | None, confidence: float = 0.9
+        self,
+        space: BatchSpace,
+        toolchain: Toolchain,
+        predictor: NetworkPredictor | None,
+        confidence: float = 0.9,
+        precision: Precision = "fp32",
     ) -> None:
         self._space, self._toolchain, self._predictor, self._confidence = space, toolchain, predictor, confidence
+        self._precision: Precision = precision
+        self._memory = None if predictor is None else predictor.memory
         self._rows: dict[str, np.ndarray] = {}
         self._parts: dict[str, Mapping[str, int]] = {}
         self._learned: dict[str, tuple[np.ndarray, float]] = {}
         self._base = None if predictor is None else predictor.calibration
         self.workloads: dict[str, Workload] = {}
         exact = ("flash", "ram", "params", "macs")
-        self.metrics: tuple[str, ...] = exact if predictor is None else ("latency", *exact)
+        self.metrics: tuple[str, ...] = exact if predictor is None else (predictor.metric, *exact)
 
     def workload_counts(self, candidate: Candidate) -> dict[str, int]:
         """The workloads of a candidate with their counts, from its blocks."""
@@ -59,22 +68,23 @@ class SpaceEstimator:
         }
         if self._predictor is not None:
             bounds = self._predictor.predict_columns(sums[:, :COLUMNS], self._confidence)
-            result["latency"] = bounds[:, [0, 2]]
-        return result
+            result[self._predictor.metric] = bounds[:, [0, 2]]
+        return {**result, **self._on_device(counts, table)}
 
     def bounds(self, genotypes: np.ndarray) -> np.ndarray:
-        """mean, low and high latency (s) of n x g genotypes, n x 3. Raises ConfigError without a predictor."""
+        """mean, low and high of the predictor's metric of n x g genotypes, n x 3. Raises ConfigError without one."""
         if self._predictor is None:
             raise ConfigError("latency needs a predictor; fit one to a latency table first")
         table, counts = self._table(genotypes)
         return self._predictor.predict_columns(np.asarray(counts.counts @ table[:, :COLUMNS]), self._confidence)
 
     def learn(self, candidate: Candidate, measured: Mapping[str, float]) -> None:
-        """Take in the measured latency of a whole candidate: the correction is fitted anew, to all known networks."""
-        if self._predictor is None or self._base is None or "latency" not in measured:
+        """Take in what a whole candidate was measured at: the correction is fitted anew, to all known networks."""
+        if self._predictor is None or self._base is None or self._predictor.metric not in measured:
             return
         table, counts = self._table(np.array([candidate.genotype]))
-        self._learned[candidate.id] = (np.asarray(counts.counts @ table[:, :COLUMNS])[0], float(measured["latency"]))
+        value = float(measured[self._predictor.metric])
+        self._learned[candidate.id] = (np.asarray(counts.counts @ table[:, :COLUMNS])[0], value)
         base, values = self._base
         columns = np.vstack([base, *(c[None] for c, _ in self._learned.values())])
         self._predictor.fit(columns, [*values, *(v for _, v in self._learned.values())])
@@ -82,6 +92,26 @@ class SpaceEstimator:
     def know(self, blocks: Sequence[Block]) -> None:
         """Split blocks into workloads ahead of time; `workloads` then holds them."""
         self._know(blocks)
+
+    def _on_device(self, counts: BlockCounts, table: np.ndarray) -> dict[str, np.ndarray]:
+        """Flash and ram of the image, n x 2 each, where the memory of kernels is known: code counts once a kernel."""
+        memory = self._memory
+        if memory is None:
+            return {}
+        import scipy.sparse
+
+        ids = sorted({part for block in counts.blocks for part in self._parts[block.key]})
+        index = {part: i for i, part in enumerate(ids)}
+        cells = [(b, index[p], n) for b, block in enumerate(counts.blocks) for p, n in self._parts[block.key].items()]
+        rows, columns, numbers = zip(*cells)
+        kernels = counts.counts @ scipy.sparse.csr_matrix((numbers, (rows, columns)), (len(counts.blocks), len(ids)))
+        costs = memory.rows([self.workloads[i] for i in ids])
+        distinct = kernels.copy()
+        distinct.data[:] = 1
+        flash = memory.flash_bytes + distinct @ costs[:, 0] + kernels @ costs[:, 1]
+        workspace = _largest(BlockCounts((), kernels), costs[:, 2])
+        ram = memory.ram_bytes + _largest(counts, table[:, RAM]) + workspace
+        return {"flash": np.stack([flash, flash * (1 + memory.flash_error)], axis=1), "ram": _exact(ram)}
 
     def _table(self, genotypes: np.ndarray) -> tuple[np.ndarray, BlockCounts]:
         counts = self._space.block_counts(genotypes)
@@ -94,14 +124,15 @@ class SpaceEstimator:
             return
         found: dict[str, Workload] = {}
         totals: list[tuple[int, int, int, int]] = []
+        arena_bytes = getattr(self._toolchain, "arena_bytes", None)
         for block in fresh:
-            network = block.build()
+            network = cast_block(block, self._precision, self._space.input_shape, self._space.classes).build()
             parts = split(network, self._toolchain.rules)
             self._parts[block.key] = parts.parts
             found.update(parts.workloads)
             sums = analyse(network, self._toolchain.rules)
-            flash = self._toolchain.flash_bytes(network)
-            totals.append((sums.params, sums.macs, flash, sums.peak_activation_bytes))
+            ram = sums.peak_activation_bytes if arena_bytes is None else int(arena_bytes(network))
+            totals.append((sums.params, sums.macs, self._toolchain.flash_bytes(network), ram))
         self.workloads.update(found)
         ids = list(found)
         rows = np.zeros((len(ids), COLUMNS))
@@ -121,7 +152,7 @@ def _exact(values: np.ndarray) -> np.ndarray:
 
 
 def _largest(counts: BlockCounts, values: np.ndarray) -> np.ndarray:
-    """The largest value among the blocks that each candidate has (n)."""
+    """The largest value among the blocks (or kernels) that each candidate has (n)."""
     matrix = counts.counts
     result = np.zeros(matrix.shape[0])
     filled = np.flatnonzero(np.diff(matrix.indptr) > 0)

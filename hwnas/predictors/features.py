@@ -17,7 +17,7 @@ CLASSES = ("dense conv", "pointwise conv", "depthwise conv", "grouped conv", "ma
 
 _SHAPE = ("channels_in", "channels_out", "height", "width", "kernel", "stride", "group_width")
 _WORK = ("macs", "elementwise", "weights", "moved_bytes", "out_elements", "depth_of_sum")
-_REST = ("operators", "residual", "fills_8", "fills_16", "in_fills_16", "padded", "intensity")
+_REST = ("operators", "residual", "fills_8", "fills_16", "in_fills_16", "padded", "intensity", "quantised")
 NAMES = (*(f"is_{c.replace(' ', '_')}" for c in CLASSES), *(f"log_{n}" for n in (*_WORK, *_SHAPE)), *_REST)
 
 _MATMUL = frozenset({"Gemm", "MatMul", "Einsum"})
@@ -87,6 +87,7 @@ def _features(workload: Workload) -> list[float]:
         _fill(channels_in, 16),
         float(anchor is not None and any(anchor.attributes.get("pads", ()))),  # type: ignore[arg-type]
         sums.macs / max(1, sums.moved_bytes),
+        float(any(operator.op in ("QuantizeLinear", "DequantizeLinear") for operator in graph.operators)),
     )
     return [float(kind == c) for c in CLASSES] + [log2(1 + x) for x in (*work, *shape)] + [float(x) for x in rest]
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from hwnas.core.device import Device
 from hwnas.errors import ConfigError, TableConflict
+from hwnas.predictors.memory import MemoryPredictor
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.predictors.workload import WorkloadPredictor
 from hwnas.tables.table import LatencyTable
@@ -38,26 +39,27 @@ def check_predictor(predictor: NetworkPredictor, device: Device, toolchain: str)
         raise TableConflict(f"the predictor is of toolchain {known.toolchain!r}, not {toolchain!r}: name that one")
 
 
-def fit_workloads(table: LatencyTable, device: Device, metric: str = "latency", seed: int = 0) -> WorkloadPredictor:
+def fit_workloads(table: LatencyTable, device: Device, metric: str | None = None, seed: int = 0) -> WorkloadPredictor:
     """A predictor of workloads from the table's valid rows.
 
     Raises TableConflict for a table of another device, ConfigError for a metric that tables do not hold.
     """
+    metric = metric or device.metric
     if metric not in METRICS:
         raise ConfigError("tables hold no such metric", key="metric", given=metric, allowed=METRICS)
     check_table(table, device)
     values = table.values(metric)
     known = [table.workloads[k] for k in values if k in table.workloads]
-    predictor = WorkloadPredictor(device, seed, table.recipe.toolchain)
+    predictor = WorkloadPredictor(device, seed, table.recipe.toolchain, metric)
     predictor.fit(known, [values[w.id] for w in known])
     return predictor
 
 
 def calibration(
-    table: LatencyTable, predictor: NetworkPredictor, metric: str = "latency"
+    table: LatencyTable, predictor: NetworkPredictor, metric: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The measured whole networks of a table: columns n x COLUMNS and values n in SI units."""
-    values = table.values(metric)
+    values = table.values(metric or predictor.metric)
     measured = [network for k, network in table.networks.items() if k in values]
     if not measured:
         return predictor.columns([], {}), np.array([])
@@ -65,8 +67,8 @@ def calibration(
     return columns, np.array([values[n.id] for n in measured])
 
 
-def fit_network(table: LatencyTable, device: Device, metric: str = "latency", seed: int = 0) -> NetworkPredictor:
+def fit_network(table: LatencyTable, device: Device, metric: str | None = None, seed: int = 0) -> NetworkPredictor:
     """A predictor of whole networks: workloads first, then the correction on the table's whole networks."""
-    predictor = NetworkPredictor(fit_workloads(table, device, metric, seed), seed)
+    predictor = NetworkPredictor(fit_workloads(table, device, metric, seed), seed, MemoryPredictor.of(table))
     predictor.fit(*calibration(table, predictor, metric))
     return predictor

@@ -21,11 +21,12 @@ from hwnas.digest import canonical_json
 from hwnas.errors import DataError
 from hwnas.predictors.conformal import conformal_quantile, lower_quantile, out_of_fold
 from hwnas.predictors.features import CLASSES, kernel_class
+from hwnas.predictors.memory import MemoryPredictor
 from hwnas.predictors.workload import WorkloadPredictor
 from hwnas.records import write_atomically
 
 COLUMNS = 2 * len(CLASSES)
-"""Summed seconds of each class, then how many kernels of each class."""
+"""The sum of the metric over each class, then how many kernels of each class."""
 MIN_NETWORKS = 8
 """Fewer whole networks than this teach one factor on the plain sum, and no interval: UNCALIBRATED_FACTOR stands in."""
 UNCALIBRATED_FACTOR = 2.0
@@ -44,11 +45,15 @@ class Error:
 
 
 class NetworkPredictor:
-    """Latency (s) of whole networks from the counts of their workloads."""
+    """A metric (latency in s, or instructions) of whole networks from the counts of their workloads.
 
-    def __init__(self, workloads: WorkloadPredictor, seed: int = 0) -> None:
-        self.workloads = workloads
+    `memory` tells flash and RAM where the rows of the table do.
+    """
+
+    def __init__(self, workloads: WorkloadPredictor, seed: int = 0, memory: MemoryPredictor | None = None) -> None:
+        self.workloads, self.memory = workloads, memory
         self.fidelity: Fidelity = workloads.fidelity
+        self.metric = workloads.metric
         self._seed = seed
         self._weights = _plain_sum()
         self._intercept = 0.0
@@ -79,7 +84,7 @@ class NetworkPredictor:
         return np.array(sums).reshape(len(networks), COLUMNS)
 
     def fit(self, columns: np.ndarray, values: Sequence[float] | np.ndarray) -> None:
-        """Learn the correction from n measured networks (columns n x COLUMNS, values n in seconds)."""
+        """Learn the correction from n measured networks (columns n x COLUMNS, values n in SI units)."""
         x, y = self.calibration = np.asarray(columns, dtype=float), np.asarray(values, dtype=float)
         self._weights, self._intercept, self._residuals, self.error = _plain_sum(), 0.0, np.array([]), None
         self.points = np.empty((0, 2))
@@ -131,6 +136,7 @@ class NetworkPredictor:
             "kind": "network-predictor",
             "seed": self._seed,
             "workloads": self.workloads.to_json(),
+            "memory": None if self.memory is None else self.memory.to_json(),
             "weights": self._weights.tolist(),
             "intercept": self._intercept,
             "residuals": self._residuals.tolist(),
@@ -145,7 +151,8 @@ class NetworkPredictor:
         try:
             if document["kind"] != "network-predictor":
                 raise ValueError(f"its kind is {document['kind']!r}")
-            self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]))
+            memory = None if document["memory"] is None else MemoryPredictor.from_json(document["memory"])
+            self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]), memory)
             weights = np.array(document["weights"], dtype=float)
             if weights.shape != (COLUMNS,):
                 raise ValueError(f"it has {weights.size} weights, not {COLUMNS}")

@@ -30,20 +30,28 @@ ROOFLINE_FACTOR = 10.0
 
 
 class WorkloadPredictor:
-    """Latency (s) of workloads on one device through one toolchain (None: not told), with one fidelity."""
+    """A metric of workloads on one device through one toolchain (None: not told), with one fidelity.
 
-    def __init__(self, device: Device, seed: int = 0, toolchain: str | None = None) -> None:
+    `metric` is what a run is measured in on the device unless named: latency (s), or instructions.
+    """
+
+    def __init__(self, device: Device, seed: int = 0, toolchain: str | None = None, metric: str | None = None) -> None:
         self.device, self.toolchain = device.name, toolchain
         self.fidelity: Fidelity = device.fidelity
+        self.metric = metric or device.metric
         self._seed = seed
         bandwidth = next((m.bandwidth for m in device.memories if m.use == "ram" and m.bandwidth), None)
-        self._roof = (device.compute.macs_per_s, bandwidth or float("inf"), device.compute.overhead)
+        compute = device.compute
+        # In counts a second of the roofline stands for so many; in joules nobody knows, and the trees learn it all.
+        rate = compute.instructions_per_s if self.metric == "instructions" else None
+        per_s = rate or 1.0
+        self._roof = (compute.macs_per_s / per_s, (bandwidth or float("inf")) / per_s, compute.overhead * per_s)
         self._known: dict[str, float] = {}
         self._trees: list[Trees] = []
         self._spread = np.log(ROOFLINE_FACTOR)
 
     def roofline(self, workloads: Sequence[Workload]) -> np.ndarray:
-        """overhead + max(macs / peak, bytes / bandwidth), in seconds (n).
+        """overhead + max(macs / peak, bytes / bandwidth), in seconds, or in instructions (n).
 
         Source: Williams, Waterman and Patterson, "Roofline", CACM 2009, with a constant for the call.
         """
@@ -52,7 +60,7 @@ class WorkloadPredictor:
         return np.asarray(overhead + np.maximum(macs / peak, moved / bandwidth))
 
     def fit(self, workloads: Sequence[Workload], values: Sequence[float]) -> None:
-        """Learn from measured workloads (values in seconds, positive)."""
+        """Learn from measured workloads (values in SI units, positive)."""
         self._known = {w.id: float(v) for w, v in zip(workloads, values)}
         self._trees = []
         if len(workloads) < MIN_ROWS:
@@ -71,7 +79,7 @@ class WorkloadPredictor:
         self._spread = float(np.quantile(errors, 0.9))
 
     def values(self, workloads: Sequence[Workload]) -> tuple[np.ndarray, list[Source]]:
-        """The best known value of n workloads in seconds, and where each came from."""
+        """The best known value of n workloads in SI units, and where each came from."""
         sources: list[Source] = ["table" if w.id in self._known else "predictor" for w in workloads]
         result = np.array([self._known.get(w.id, np.nan) for w in workloads])
         unknown = [i for i, w in enumerate(workloads) if w.id not in self._known]
@@ -109,6 +117,7 @@ class WorkloadPredictor:
             "device": self.device,
             "toolchain": self.toolchain,
             "fidelity": str(self.fidelity),
+            "metric": self.metric,
             "seed": self._seed,
             "roof": [value if np.isfinite(value) else None for value in self._roof],
             "known": self._known,
@@ -123,7 +132,7 @@ class WorkloadPredictor:
         try:
             self.device, toolchain = str(document["device"]), document["toolchain"]
             self.toolchain = None if toolchain is None else str(toolchain)
-            self.fidelity = Fidelity(document["fidelity"])
+            self.fidelity, self.metric = Fidelity(document["fidelity"]), str(document["metric"])
             self._seed = int(document["seed"])
             peak, bandwidth, overhead = (float("inf") if v is None else float(v) for v in document["roof"])
             self._roof = (peak, bandwidth, overhead)

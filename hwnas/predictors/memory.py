@@ -1,0 +1,93 @@
+"""Flash and RAM of a network on a microcontroller, from what each kernel takes: code once, constants each time.
+
+flash = firmware + code of every distinct kernel + constants of every kernel
+ram   = firmware and stack + arena (the fullest moment of any block) + workspace (the largest of any kernel)
+
+The firmware's own share is what is left of the whole networks that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hwnas.core.workload import Workload
+from hwnas.errors import DataError
+from hwnas.predictors.features import kernel_class
+from hwnas.tables.table import LatencyTable
+
+USES = ("code", "constants", "workspace")
+
+
+class MemoryPredictor:
+    """Bytes of kernels by use (`code`, `constants`, `workspace`), and the firmware's own flash and RAM."""
+
+    def __init__(self, kernels: Mapping[str, Mapping[str, float]], classes: Mapping[str, str]) -> None:
+        """kernels: workload id -> bytes by use, as measured; classes: workload id -> its class of kernel."""
+        self._kernels = {k: {use: float(v[use]) for use in USES} for k, v in kernels.items()}
+        self._classes = dict(classes)
+        self._typical = {
+            kind: {
+                use: float(np.median([v[use] for k, v in self._kernels.items() if self._classes[k] == kind]))
+                for use in USES
+            }
+            for kind in {*self._classes.values()}
+        }
+        self.flash_bytes = self.ram_bytes = 0.0
+        self.flash_error = 0.0
+        """Largest share by which a measured network's flash exceeds its estimate."""
+
+    @classmethod
+    def of(cls, table: LatencyTable) -> MemoryPredictor | None:
+        """From a table's valid rows; None if no row of a kernel and of a whole network tells its memory."""
+        found = {use: table.values(use) for use in (*USES, "flash", "ram", "arena")}
+        known = [k for k in table.workloads if all(k in found[use] for use in USES)]
+        networks = [n for k, n in table.networks.items() if all(k in found[use] for use in ("flash", "ram", "arena"))]
+        if not known or not networks:
+            return None
+        self = cls(
+            {k: {use: found[use][k] for use in USES} for k in known},
+            {k: kernel_class(table.workloads[k]) for k in known},
+        )
+        rows = {k: self.row(table.workloads[k]) for n in networks for k in n.parts}
+        kernels = np.array([sum(rows[k][0] + c * rows[k][1] for k, c in network.parts.items()) for network in networks])
+        flash = np.array([found["flash"][n.id] for n in networks])
+        self.flash_bytes = float(np.median(flash - kernels))
+        self.flash_error = float(max(0.0, (flash / (kernels + self.flash_bytes) - 1).max()))
+        used = [found["arena"][n.id] + max(rows[k][2] for k in n.parts) for n in networks]
+        self.ram_bytes = float(np.median([found["ram"][n.id] for n in networks] - np.array(used)))
+        return self
+
+    def row(self, workload: Workload) -> tuple[float, float, float]:
+        """Code, constants and workspace (bytes) of a kernel; what is typical of its class where it was not measured."""
+        known = self._kernels.get(workload.id)
+        if known is None:
+            known = self._typical.get(kernel_class(workload), dict.fromkeys(USES, 0.0))
+        return known["code"], known["constants"], known["workspace"]
+
+    def rows(self, workloads: Sequence[Workload]) -> np.ndarray:
+        """The rows of n kernels, n x 3."""
+        return np.array([self.row(w) for w in workloads], dtype=float).reshape(len(workloads), len(USES))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything `from_json` needs, as JSON."""
+        return {
+            "kernels": self._kernels,
+            "classes": self._classes,
+            "flash": self.flash_bytes,
+            "ram": self.ram_bytes,
+            "flash_error": self.flash_error,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> MemoryPredictor:
+        """Read what `to_json` wrote. Raises DataError for anything else."""
+        try:
+            self = cls(document["kernels"], document["classes"])
+            self.flash_bytes, self.ram_bytes = float(document["flash"]), float(document["ram"])
+            self.flash_error = float(document["flash_error"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"is not a saved memory predictor ({error})") from error
+        return self

@@ -14,11 +14,13 @@ import onnx
 
 from hwnas import __version__, registry
 from hwnas.api.pieces import load_device, load_toolchain
-from hwnas.api.run import TOLD, Outcome, Run, now
+from hwnas.api.run import Outcome, Run, now
 from hwnas.core.artifact import read_artifact
-from hwnas.core.estimate import Budget
+from hwnas.core.estimate import METRIC_KIND, Budget, Metric
+from hwnas.deploy.agreement import Agreement, agreement
 from hwnas.deploy.bundle import (
-    FP32,
+    DEPLOYED,
+    FORMATS,
     INT8,
     LIBRARY,
     MANIFEST,
@@ -26,19 +28,21 @@ from hwnas.deploy.bundle import (
     TEST,
     Promise,
     accuracy_of,
+    default_formats,
     read_arrays,
     read_manifest,
     write_bundle,
     write_forms,
 )
 from hwnas.deploy.measurer import Bench
-from hwnas.deploy.verify import judge, spaced_readings
+from hwnas.deploy.verify import footprint, judge, spaced_readings
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
+from hwnas.graph.precision import Precision
 from hwnas.profiling.subjects import reference_workload
 from hwnas.runners.local import machine_name
+from hwnas.units import show
 
-FORMATS = ("onnx", "tvm")
 CLOSE = 1e-3
 """Largest difference of an output from the bundled one that is still the same network (float order differs)."""
 
@@ -72,11 +76,14 @@ def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
         confidence=outcome.budget.confidence,
         test_accuracy=best.trained.final.test_accuracy,
         val_accuracies=best.trained.val_accuracies,
-        estimate_s=best.verdict.estimate_s,
-        readings_s=best.verdict.readings_s,
-        median_s=best.verdict.median_s,
-        high_s=best.verdict.high_s(outcome.budget.confidence),
-        values={metric: best.values[metric] for metric in TOLD},
+        precision=run.settings.precision,
+        metric=best.verdict.metric,
+        estimate=best.verdict.estimate,
+        readings=best.verdict.readings,
+        median=best.verdict.median,
+        high=best.verdict.high(outcome.budget.confidence),
+        agreement=outcome.agreement,
+        values=dict(best.values),
     )
     with suppress(DataError):  # not there, not whole, or another network's: it is written anew
         known = read_manifest(into)
@@ -89,12 +96,12 @@ def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
         promise=promise,
         calibration=dataset.train.inputs,
         test=(dataset.test.inputs, dataset.test.labels),
-        formats=run.settings.export,
+        formats=run.settings.export or default_formats(run.device),
     )
 
 
 def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> list[Checked]:
-    """Re-check a bundle in fresh processes: files, outputs of every form, accuracy, latency on this device, budget.
+    """Re-check a bundle in fresh processes: files, outputs of every form, accuracy, readings on this device, budget.
 
     Raises DataError for a bundle that is not whole, DeviceError, BuildError.
     """
@@ -102,19 +109,19 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
     promise = manifest.promise
     device = load_device(promise.device)
     runner = registry.runners.load(device.runner)()
-    network = load_onnx(folder / FP32)
+    network = load_onnx(folder / DEPLOYED[promise.precision])
     x, y = read_arrays(folder / TEST, ("x", "y"))
     example, expected = read_arrays(folder / SAMPLE, ("input", "output"))
     found = [Checked("files", f"{len(manifest.files)} files", "all there, none changed", True)]
     toolchain = load_toolchain(promise.toolchain, device)
     with Bench(device, toolchain, runner) as bench:
         artifact = bench.build(network)
+        bench.board.stage([artifact])
         found.append(_same("output", bench.board.outputs(artifact, [example], device.protocol.timeout)[0], expected))
-        hits = [
-            int(np.argmax(bench.board.outputs(artifact, [one[None]], device.protocol.timeout)[0])) == int(label)
-            for one, label in zip(x, y)
-        ]
-        found.append(_accuracy("test accuracy", manifest.accuracy["fp32"], float(np.mean(hits)), len(y)))
+        agreed = agreement(bench.board, artifact, network, x, y, device.protocol.timeout)
+        found.append(_agreement(promise.agreement, agreed))
+        host = accuracy_of(network, x, y)
+        found.append(_accuracy("test accuracy", manifest.accuracy[promise.precision], host, len(y)))
         visits = spaced_readings(
             bench.board,
             device,
@@ -123,23 +130,25 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
             readings=readings,
             spacing_s=spacing_s,
         )
-        verdict = judge("it", visits["it"], promise.estimate_s, 0.1)
+        verdict = judge("it", visits["it"], device.metric, promise.estimate, 0.1)
         values: dict[str, float | None] = {str(metric): value for metric, value in promise.values.items()}
-        values |= {"latency": verdict.high_s(promise.confidence), "flash": float(artifact.flash_bytes or 0)}
+        values |= footprint(artifact, network, toolchain.rules)
+        values[verdict.metric] = verdict.high(promise.confidence)
         budget = Budget().model_copy(update={str(metric): limit for metric, limit in promise.budget.items()})
         violations = budget.violations(values)
         found.append(
             Checked(
-                "latency",
-                f"{1e6 * promise.median_s:.1f} us measured on {promise.date}",
-                f"{1e6 * verdict.median_s:.1f} us, highest of {len(verdict.readings_s)} readings "
-                f"{1e6 * max(verdict.readings_s):.1f} us ({device.fidelity})",
+                verdict.metric,
+                f"{_shown(promise.metric, promise.median)} measured on {promise.date}",
+                f"{_shown(verdict.metric, verdict.median)}, highest of {len(verdict.readings)} readings "
+                f"{_shown(verdict.metric, max(verdict.readings))} ({device.fidelity})",
                 True,
             )
         )
         found.append(Checked("budget", str(budget), _misses(violations), all(v <= 0 for v in violations.values())))
         if any(name.startswith(f"{LIBRARY}/") for name in manifest.files):
             compiled = read_artifact(folder / LIBRARY)
+            bench.board.stage([compiled])
             output = bench.board.outputs(compiled, [example], device.protocol.timeout)[0]
             found.append(_same("output of the TVM library", output, expected))
     small = onnx.load(str(folder / INT8))
@@ -162,9 +171,9 @@ def export_candidate(run_folder: Path, candidate: str, formats: Sequence[str], i
         known = ", ".join(f"{f['id'][:8]} ({f['encoded']})" for f in finalists)
         raise ConfigError(f"{candidate!r} names {len(match)} finalists; there are {known}", key="--candidate")
     source = run_folder / "finalists" / f"{match[0]['id']}.onnx"
-    network = load_onnx(source)
-    device = load_device(json.loads((run_folder / "run.json").read_text())["device"])
-    return write_forms(network, formats, device, into)
+    settings = json.loads((run_folder / "run.json").read_text())
+    precision: Precision = settings["precision"]
+    return write_forms(load_onnx(source), formats, load_device(settings["device"]), into, precision)
 
 
 def checks_json(checks: Sequence[Checked]) -> list[dict[str, Any]]:
@@ -177,6 +186,19 @@ def _same(name: str, output: np.ndarray, expected: np.ndarray) -> Checked:
         return Checked(name, f"shape {expected.shape}", f"shape {output.shape}", False)
     difference = float(np.abs(output - expected).max())
     return Checked(name, f"within {CLOSE:g}", f"largest difference {difference:.1e}", difference <= CLOSE)
+
+
+def _agreement(promised: Agreement, found: Agreement) -> Checked:
+    def told(a: Agreement) -> str:
+        accuracies = f"accuracy {100 * a.device_accuracy:.2f} % there and {100 * a.host_accuracy:.2f} % here"
+        return f"{a.identical} of {a.inputs} identical, largest difference {a.difference:.1e}, {accuracies}"
+
+    kept = found.difference <= max(CLOSE, promised.difference) and found.identical >= promised.identical
+    return Checked("outputs on the device", told(promised), told(found), kept or found.difference <= CLOSE)
+
+
+def _shown(metric: Metric, value: float) -> str:
+    return show(value, METRIC_KIND[metric])
 
 
 def _accuracy(name: str, promised: float, found: float, n: int) -> Checked:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas import __version__, registry
-from hwnas.api.bundles import FORMATS
 from hwnas.api.pieces import NO_BATCHES, estimator, load_toolchain
 from hwnas.core.device import Device
 from hwnas.core.estimate import Budget
@@ -28,11 +27,14 @@ from hwnas.core.interfaces import (
 from hwnas.core.measurement import Samples
 from hwnas.core.trial import SearchResult, Trial
 from hwnas.core.workload import Candidate
-from hwnas.deploy.bundle import write_forms
+from hwnas.deploy.bundle import FORMATS, write_forms
+from hwnas.deploy.finalists import one_by_one
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.verify import MIN_READINGS, Verdict, judge, measure_networks
 from hwnas.digest import digest_bytes
 from hwnas.errors import ConfigError, NoFeasibleCandidate
+from hwnas.graph.precision import Precision
+from hwnas.graph.quantize import quantize
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.predictors.stack import NetworkStack
 from hwnas.predictors.stack_estimator import StackEstimator
@@ -61,6 +63,7 @@ class Found:
     estimates: HardwareEstimator | None
     again: Callable[[int], SearchResult] = field(repr=False)
     """Search on with what was learned, in a round of that number."""
+    precision: Precision = "fp32"
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -86,10 +89,10 @@ class Confirmed:
         return all(v <= 0 for v in self.violations.values())
 
     def export(self, folder: Path | str, *, format: str | Sequence[str] = "onnx") -> list[Path]:
-        """Write the network as ONNX, as a TVM library, or both, with `export.json` beside it; returns what was written.
+        """Write the network as ONNX, as a TVM library or as C, with `export.json` beside it; returns what was written.
 
         The weights are trained where the accuracy function has a method `network(candidate)` that gives the trained
-        torch module, and random where it has not; `export.json` says which. Raises ConfigError, BuildError.
+        torch module (and, for int8, inputs n x ... in `calibration`), else random; `export.json` says which. Raises ConfigError, BuildError.
         """
         formats = (format,) if isinstance(format, str) else tuple(format)
         for name in formats:
@@ -97,7 +100,7 @@ class Confirmed:
                 raise ConfigError("unknown format", key="format", given=name, allowed=FORMATS)
         into, found = Path(folder), self.found
         network, weights = _deployable(found, self.trial.candidate)
-        written = write_forms(network, formats, found.device, into)
+        written = write_forms(network, formats, found.device, into, found.precision)
         facts = {
             "hwnas": __version__,
             "candidate": self.trial.encoded,
@@ -108,7 +111,8 @@ class Confirmed:
             "fidelity": str(found.device.fidelity),
             "toolchain": None if found.toolchain is None else found.toolchain.name,
             "budget": found.budget.limits(),
-            "readings_s": list(self.verdict.readings_s),
+            "metric": self.verdict.metric,
+            "readings": list(self.verdict.readings),
             "values": dict(self.values),
             "files": {p.relative_to(into).as_posix(): digest_bytes(p.read_bytes()) for p in written},
         }
@@ -141,22 +145,24 @@ def search(
     trials: int = 2000,
     accuracy_queries: int = 100,
     device_measurements: int = 24,
-    objectives: tuple[str, ...] = ("latency",),
+    objectives: tuple[str, ...] | None = None,
     seed: int = 0,
     journal: Path | None = None,
+    precision: Precision = "fp32",
 ) -> Found:
     """Search a space under a budget, with estimates from `predictor` and measurements on the device.
 
     accuracy: callable on a list of candidates, giving fractions. predictor: of a latency table (`fit`) or of measured
-    candidates (`fit_measurements`); it is left as it is. Raises as `hwnas.search.loop.search` does.
+    candidates (`fit_measurements`); it is left as it is. objectives: metrics to minimise (None: what a run is measured
+    in on the device). Raises as `hwnas.search.loop.search` does.
     """
     if not isinstance(space, BatchSpace):
         raise ConfigError(NO_BATCHES.format(space.name))
     chain = None if device.tabular is not None else _toolchain(device, predictor, toolchain)
-    estimates = _estimates(space, device, chain, predictor, budget)
+    estimates = _estimates(space, device, chain, predictor, budget, precision)
 
     def searched(number: int) -> SearchResult:
-        with _measuring(space, device, chain, device_measurements) as measure:
+        with _measuring(space, device, chain, device_measurements, precision) as measure:
             return run_search(
                 space,
                 budget,
@@ -167,13 +173,13 @@ def search(
                 trials=trials,
                 accuracy_queries=accuracy_queries,
                 device_measurements=device_measurements,
-                objectives=objectives,
+                objectives=objectives or (device.metric,),
                 seed=seed + number,
                 journal=journal if not number or journal is None else journal.with_suffix(f".{number}{journal.suffix}"),
                 context={"device": device.digest, "toolchain": chain and chain.name},
             )
 
-    return Found(searched(0), space, device, chain, budget, accuracy, estimates, searched)
+    return Found(searched(0), space, device, chain, budget, accuracy, estimates, searched, precision)
 
 
 def verify(
@@ -211,14 +217,15 @@ def verify(
 def _confirm(
     found: Found, chosen: Sequence[Trial], *, readings: int, spacing_s: float, tolerance: float
 ) -> list[Confirmed]:
-    estimates = {t.candidate.id: t.estimates["latency"][0] for t in chosen if "latency" in t.estimates}
+    metric = found.device.metric
+    estimates = {t.candidate.id: t.estimates[metric][0] for t in chosen if metric in t.estimates}
     if found.toolchain is None:
         return [_looked_up(found, trial, estimates.get(trial.candidate.id), tolerance) for trial in chosen]
     with Bench(found.device, found.toolchain, registry.runners.load(found.device.runner)()) as bench:
         measured = measure_networks(
             bench,
-            {t.candidate.id: untrained(found.space, t.candidate) for t in chosen},
-            estimates_s=estimates,
+            {t.candidate.id: untrained(found.space, t.candidate, found.precision) for t in chosen},
+            estimates=estimates,
             confidence=found.budget.confidence,
             readings=readings,
             spacing_s=spacing_s,
@@ -228,13 +235,17 @@ def _confirm(
     return [Confirmed(t, m.verdict, m.values, found.budget.violations(m.values), found) for t, m in by_trial]
 
 
-def _looked_up(found: Found, trial: Trial, estimate_s: float | None, tolerance: float) -> Confirmed:
+def _looked_up(found: Found, trial: Trial, estimate: float | None, tolerance: float) -> Confirmed:
     """A device that answers from a table says the same each time: one reading is all there is to have."""
     values = _answers(found.device, found.space)(trial.candidate)
     samples = Samples(latency_s=(values["latency"],) if "latency" in values else ())
     known = {m: mean for m, (mean, _) in trial.estimates.items()} | dict(values)
     return Confirmed(
-        trial, judge(trial.encoded, [samples], estimate_s, tolerance), known, found.budget.violations(known), found
+        trial,
+        judge(trial.encoded, [samples], "latency", estimate, tolerance),
+        known,
+        found.budget.violations(known),
+        found,
     )
 
 
@@ -249,12 +260,15 @@ def _estimates(
     toolchain: Toolchain | None,
     predictor: NetworkPredictor | NetworkStack | None,
     budget: Budget,
+    precision: Precision,
 ) -> HardwareEstimator | None:
     others: HardwareEstimator | None = None
     if toolchain is not None:
         # A search corrects its predictor; the caller's stays as it is.
         own = NetworkPredictor.from_json(predictor.to_json()) if isinstance(predictor, NetworkPredictor) else None
-        others = estimator(space, device, predictor=own, toolchain=toolchain.name, confidence=budget.confidence)
+        others = estimator(
+            space, device, predictor=own, toolchain=toolchain.name, confidence=budget.confidence, precision=precision
+        )
     if isinstance(predictor, NetworkStack):
         return StackEstimator(predictor, confidence=budget.confidence, others=others)
     return others
@@ -262,7 +276,11 @@ def _estimates(
 
 @contextmanager
 def _measuring(
-    space: BatchSpace, device: Device, toolchain: Toolchain | None, device_measurements: int
+    space: BatchSpace,
+    device: Device,
+    toolchain: Toolchain | None,
+    device_measurements: int,
+    precision: Precision,
 ) -> Iterator[DeviceFunction | None]:
     if not device_measurements:
         yield None
@@ -270,7 +288,7 @@ def _measuring(
         yield _answers(device, space)
     else:
         with Bench(device, toolchain, registry.runners.load(device.runner)()) as bench:
-            yield measure_candidates(bench, space)
+            yield measure_candidates(bench, space, precision)
 
 
 def _answers(device: Device, space: BatchSpace) -> DeviceFunction:
@@ -282,7 +300,13 @@ def _deployable(found: Found, candidate: Candidate) -> tuple[ModelProto, str]:
     """The network with trained weights where the accuracy function has them, and which weights those are."""
     network: Any = getattr(found.accuracy, "network", None)
     if network is None:
-        return untrained(found.space, candidate), "random"
+        return untrained(found.space, candidate, found.precision), "random"
     from hwnas.graph.export import export
 
-    return export(network(candidate).eval(), found.space.input_shape), "trained"
+    trained = export(network(candidate).eval(), found.space.input_shape)
+    if found.precision == "fp32":
+        return trained, "trained"
+    inputs = getattr(found.accuracy, "calibration", None)
+    if inputs is None:
+        raise ConfigError("trained weights in int8 need inputs to calibrate on: give `accuracy` an array `calibration`")
+    return quantize(trained, one_by_one(inputs)), "trained"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,16 @@ from hwnas.core.workload import Candidate, Workload
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.fusion import split
 from hwnas.graph.load import load_onnx
+from hwnas.graph.precision import Precision
 from hwnas.predictors.estimator import SpaceEstimator
 from hwnas.predictors.features import features
 from hwnas.predictors.fit import check_predictor, check_table, fit_network, fit_workloads
 from hwnas.predictors.network import NetworkPredictor
+from hwnas.profiling.measure import EnergyMeter
 from hwnas.profiling.plan import Plan, Uncertainty
 from hwnas.profiling.profiler import Event, Profiler
 from hwnas.profiling.subjects import Subjects, network_subjects, reference_workload, space_subjects
+from hwnas.tables.lines import SUSTAINED
 from hwnas.tables.table import LatencyTable, table_path
 
 if TYPE_CHECKING:
@@ -63,11 +67,20 @@ class Profile:
     plan: Plan
     table: Path
     seed: int
+    boards: int | None = None
 
     def events(self, for_s: float | None = None) -> Iterator[Event]:
         """Run it: a generator of events; a row is on disk before its event is yielded."""
         runner = registry.runners.load(self.device.runner)()
-        profiler = Profiler(self.device, self.toolchain, runner, reference_workload())
+        places = runner.places(self.device)[: self.boards]
+        profiler = Profiler(
+            self.device,
+            self.toolchain,
+            runner,
+            reference_workload(),
+            places=places,
+            meter=partial(meter_at, self.device),
+        )
         return profiler.run(self.plan, self.table, uncertainty=self._uncertainty, for_s=for_s)
 
     def _uncertainty(self, table: LatencyTable) -> Uncertainty | None:
@@ -85,19 +98,23 @@ def plan_profile(
     tables: Path = TABLES,
     resume: bool = True,
     seed: int = 0,
+    precision: Precision = "fp32",
+    boards: int | None = None,
 ) -> Profile:
     """Decide what to measure of a space, or of one network, on a device.
 
-    `shapes` fixes inputs that an ONNX file leaves open; `workloads` limits how many (None: all); with `resume`, subjects that have a valid row are not measured again.
-    Raises ConfigError, DataError, TableConflict.
+    `shapes` fixes inputs that an ONNX file leaves open; `workloads` limits how many (None: all); with `resume`,
+    subjects that have a valid row are not measured again. `precision` casts a space; an ONNX file is what it is.
+    `boards` limits how many work side by side (None: all there are). Raises ConfigError, DataError, TableConflict.
     """
     chain = load_toolchain(toolchain or device.toolchains[0], device)
     if isinstance(source, SearchSpace):
-        subjects = space_subjects(source, chain.rules, networks, seed)
+        subjects = space_subjects(source, chain.rules, networks, seed, precision)
     else:
         label, network = (source.name, load_onnx(source, shapes)) if isinstance(source, Path) else ("network", source)
         subjects = network_subjects(label, network, chain.rules)
-    path = table_path(tables, device.name, device.fidelity, chain.name)
+    protocol = SUSTAINED if device.protocol.statistic == "p95" else None
+    path = table_path(tables, device.name, device.fidelity, chain.name, protocol)
     done: frozenset[str] = frozenset()
     if resume and path.exists():
         table = LatencyTable.read(path)
@@ -106,7 +123,7 @@ def plan_profile(
     plan = Plan(
         subjects.frequency, subjects.by_id, subjects.networks, limit=workloads, features=features, done=done, seed=seed
     )
-    return Profile(device, chain, subjects, plan, path, seed)
+    return Profile(device, chain, subjects, plan, path, seed, boards)
 
 
 def profile(
@@ -119,10 +136,18 @@ def profile(
     tables: Path = TABLES,
     for_s: float | None = None,
     seed: int = 0,
+    precision: Precision = "fp32",
 ) -> LatencyTable:
     """Measure a space's or a network's workloads on the device, and return the whole table."""
     todo = plan_profile(
-        device, source, toolchain=toolchain, workloads=workloads, networks=networks, tables=tables, seed=seed
+        device,
+        source,
+        toolchain=toolchain,
+        workloads=workloads,
+        networks=networks,
+        tables=tables,
+        seed=seed,
+        precision=precision,
     )
     for _ in todo.events(for_s):
         pass
@@ -130,17 +155,19 @@ def profile(
 
 
 def fit(
-    table: LatencyTable | Path, *, device: Device | None = None, metric: str = "latency", seed: int = 0
+    table: LatencyTable | Path, *, device: Device | None = None, metric: str | None = None, seed: int = 0
 ) -> NetworkPredictor:
-    """A predictor from a latency table.
+    """A predictor of a metric from a latency table; None: what a run is measured in on the device.
 
     Raises TableConflict for a table of another device, DataError for one without a valid row of the metric.
     """
     if isinstance(table, Path):
         table = LatencyTable.read(table)
     predictor = fit_network(table, device or load_device(table.recipe.device), metric, seed)
-    if not table.values(metric):
-        raise DataError(f"the table of {table.recipe.device} holds no valid row with {metric}; there is nothing to fit")
+    if not table.values(predictor.metric):
+        raise DataError(
+            f"the table of {table.recipe.device} holds no valid row with {predictor.metric}; there is nothing to fit"
+        )
     return predictor
 
 
@@ -164,6 +191,7 @@ def estimator(
     predictor: NetworkPredictor | None,
     toolchain: str | None = None,
     confidence: float = 0.9,
+    precision: Precision = "fp32",
 ) -> SpaceEstimator:
     """Batch estimates of a space on a device; `learn` refits `predictor`. Raises ConfigError, TableConflict."""
     if not isinstance(space, BatchSpace):
@@ -171,13 +199,13 @@ def estimator(
     chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     if predictor is not None:
         check_predictor(predictor, device, chain.name)
-    return SpaceEstimator(space, chain, predictor, confidence)
+    return SpaceEstimator(space, chain, predictor, confidence, precision)
 
 
 def estimate(
     network: Path | ModelProto, device: Device, *, predictor: NetworkPredictor, toolchain: str | None = None
 ) -> Estimate:
-    """The latency of one network on the device, from its workloads. Raises DataError, TableConflict."""
+    """The predictor's metric of one network on the device, from its workloads. Raises DataError, TableConflict."""
     chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     check_predictor(predictor, device, chain.name)
     model = load_onnx(network) if isinstance(network, Path) else network
@@ -185,12 +213,28 @@ def estimate(
     return predictor.estimate(parts.parts, parts.workloads)
 
 
+def meter_at(device: Device, place: str) -> EnergyMeter | None:
+    """The energy meter beside a board, as the lab file says, else the one that every such board has; None if none.
+
+    Raises ConfigError for a meter that nobody knows, DeviceUnavailable for one that is not there.
+    """
+    lab = config.load_lab()
+    named = next((b.meter for b in lab.of(device.name) if b.name == place and b.meter), None)
+    named = named or next((r.meter for r in lab.rpc_of(device.name) if r.meter), None)
+    if named is not None:
+        wanted = next(m for m in lab.meters if m.name == named)
+        return EnergyMeter(registry.meters.load(wanted.use)(wanted.settings), device.protocol)
+    if device.meter is not None:
+        return EnergyMeter(registry.meters.load(device.meter)({}), device.protocol)
+    return None
+
+
 def _toolchain_of(predictor: NetworkPredictor | None) -> str | None:
     return None if predictor is None else predictor.workloads.toolchain
 
 
 def breakdown(network: ModelProto, predictor: NetworkPredictor, rules: str) -> list[tuple[Workload, int, float, str]]:
-    """Each workload of a network with its count, its seconds (all occurrences) and where the number came from."""
+    """Each workload of a network: its count, the predictor's metric over all occurrences, where the number came from."""
     parts = split(network, rules)
     known = list(parts.workloads.values())
     values, sources = predictor.workloads.values(known)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hwnas import registry
 from hwnas.api.bundles import Checked
 from hwnas.api.pieces import load_device, load_toolchain
-from hwnas.core.estimate import Budget
+from hwnas.core.estimate import METRIC_KIND, Budget
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import judge, spaced_readings
 from hwnas.errors import DataError
@@ -32,12 +32,14 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
     with Bench(device, load_toolchain(record.toolchain.name, device), registry.runners.load(device.runner)()) as bench:
         artifacts = {f.encoded: bench.build(load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx")) for f in chosen}
         visits = spaced_readings(bench.board, device, artifacts, bench.build(reference_workload()), readings=readings)
+    kind = METRIC_KIND[device.metric]
     for finalist in chosen:
-        estimate = finalist.estimate.get("latency")
-        verdict = judge(finalist.encoded, visits[finalist.encoded], estimate[0] if estimate else None, tolerance)
+        estimate = finalist.estimate.get(device.metric)
+        told = estimate[0] if estimate else None
+        verdict = judge(finalist.encoded, visits[finalist.encoded], device.metric, told, tolerance)
         values: dict[str, float | None] = {
             **{str(m): v for m, v in finalist.measured.items()},
-            "latency": verdict.high_s(budget.confidence),
+            str(verdict.metric): verdict.high(budget.confidence),
         }
         violations = budget.violations(values)
         fits = all(v <= 0 for v in violations.values())
@@ -46,7 +48,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
             Checked(
                 name=("winner " if finalist.winner else "") + finalist.encoded,
                 promised=f"{'meets' if finalist.meets_budget else 'misses'} {budget}; estimate within {100 * tolerance:g} %",
-                found=f"{show(verdict.median_s, 'time')} (highest {show(max(verdict.readings_s), 'time')}), {off}",
+                found=f"{show(verdict.median, kind)} (highest {show(max(verdict.readings), kind)}), {off}",
                 kept=(fits or not finalist.meets_budget) and verdict.within is not False,
             )
         )

@@ -11,6 +11,7 @@ from hwnas.accuracy.training import Training
 from hwnas.api.pieces import breakdown, load_toolchain
 from hwnas.api.run import Outcome, Run, now
 from hwnas.deploy import finalists
+from hwnas.deploy.agreement import Agreement
 from hwnas.graph.describe import describe
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.report.record import (
@@ -42,8 +43,9 @@ def record_of(
     settings, dataset = run.settings, run.dataset
     agreement = test_retest(accuracies, dataset.digest, settings.accuracy.plan.digest, settings.search.seed)
     predictor = NetworkPredictor.from_json(json.loads((run.folder / "predictor.json").read_text()))
-    kernels = breakdown(best.trained.network, predictor, load_toolchain(best.artifact.toolchain, run.device).rules)
-    fastest = min((c.geometric_mean_s for c in outcome.compared), default=1.0)
+    network = best.trained.deployed(settings.precision, dataset.train.inputs)
+    kernels = breakdown(network, predictor, load_toolchain(best.artifact.toolchain, run.device).rules)
+    fastest = min((c.geometric_mean for c in outcome.compared), default=1.0)
     return RunRecord(
         title=f"{run.space.name} on {run.device.name}",
         created=now(),
@@ -58,6 +60,7 @@ def record_of(
         data=dataset.name,
         seed=run.settings.search.seed,
         strategy=run.settings.search.use,
+        objective=run.device.metric,
         budget=dict(outcome.budget.limits()),
         confidence=outcome.budget.confidence,
         settings=run.settings.model_dump(mode="json", by_alias=True),
@@ -78,23 +81,28 @@ def record_of(
         predictor=_quality(predictor),
         breakdown=Breakdown(
             kernels=tuple(Kernel(op=describe(w), count=n, total=s, source=source) for w, n, s, source in kernels),
-            end_to_end=best.verdict.median_s,
+            metric=best.verdict.metric,
+            end_to_end=best.verdict.median,
         ),
         toolchains=tuple(
             ToolchainResult(
                 name=c.name,
                 version=c.version,
                 schedule=c.schedule,
-                networks=len(c.latency_s),
-                geometric_mean=c.geometric_mean_s,
-                ratio=c.geometric_mean_s / fastest,
+                networks=len(c.values),
+                geometric_mean=c.geometric_mean,
+                ratio=c.geometric_mean / fastest,
             )
             for c in outcome.compared
-            if c.latency_s
+            if c.values
         ),
         noise=None if agreement is None else Noise(kendall=agreement.tau, pairs=agreement.n),
         regret_bench=None if regret is None else tuple(regret),
-        notes=(*notes, *(f"{c.name} was left out of the comparison: {c.reason}" for c in outcome.compared if c.reason)),
+        notes=(
+            *notes,
+            _agreement_note(outcome.agreement, run.device.name),
+            *(f"{c.name} was left out of the comparison: {c.reason}" for c in outcome.compared if c.reason),
+        ),
     )
 
 
@@ -107,11 +115,19 @@ def _finalist(found: finalists.Finalist, is_winner: bool, test_samples: int) -> 
         test_accuracy=trained.final.test_accuracy,
         test_samples=test_samples,
         estimate={m: (float(mean), float(high)) for m, (mean, high) in found.estimates.items()},
-        readings={"latency": found.verdict.readings_s},
-        measured={m: v for m, v in found.values.items() if m != "latency"},
+        readings={found.verdict.metric: found.verdict.readings},
+        measured={m: v for m, v in found.values.items() if m != found.verdict.metric},
         meets_budget=found.meets_budget,
         violations=dict(found.violations),
         curves=tuple(_curve(seed, training) for seed, training in trained.curves),
+    )
+
+
+def _agreement_note(found: Agreement, device: str) -> str:
+    return (
+        f"outputs on {device} against onnxruntime here, {found.inputs} test inputs: {found.identical} identical, largest "
+        f"difference {found.difference:.1e}; accuracy {100 * found.device_accuracy:.1f} % there, "
+        f"{100 * found.host_accuracy:.1f} % here"
     )
 
 
@@ -123,6 +139,7 @@ def _quality(predictor: NetworkPredictor) -> PredictorQuality | None:
     if predictor.error is None or not len(predictor.points):
         return None
     return PredictorQuality(
+        metric=predictor.metric,
         networks=predictor.error.networks,
         mape=predictor.error.mape,
         points=tuple((float(p), float(m)) for p, m in predictor.points),

@@ -8,6 +8,7 @@ undisturbed one would, up to measured values:
     predictor.json    the hardware predictor that the search starts with
     search-N.jsonl    the journal of round N;  accuracy.jsonl  every training
     verdicts-N.json   what the device said of the finalists of round N
+    agreement.json    the winner's outputs on the device, against this computer's
     finalists/        the networks that were trained fully, as ONNX, and built
     bundle/           the winner;  record.json, report.html  what happened
 """
@@ -33,10 +34,12 @@ from hwnas.accuracy.training import Training
 from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
+from hwnas.core.device import Device
 from hwnas.core.estimate import Budget, Metric
 from hwnas.core.interfaces import BatchSpace
 from hwnas.core.trial import SearchResult
 from hwnas.core.workload import Candidate
+from hwnas.deploy.agreement import IMAGES, Agreement, agreement
 from hwnas.deploy.finalists import (
     Finalist,
     finalist_from_json,
@@ -59,8 +62,6 @@ from hwnas.search.events import Finished as SearchFinished
 from hwnas.search.loop import search
 from hwnas.tables.table import LatencyTable
 
-TOLD: tuple[Metric, ...] = ("latency", "flash", "ram", "params", "macs")
-"""Metrics that a run can hold a budget against: those that `measure_finalists` knows."""
 SAMPLED = 4000
 """Candidates whose estimates define a budget given as a percentile."""
 SEARCH_BATCH = 4
@@ -87,6 +88,7 @@ class Outcome:
     budget: Budget
     compared: tuple[Compared, ...]
     rounds: int
+    agreement: Agreement
 
 
 RunEvent: TypeAlias = StageBegan | ProfileEvent | SearchEvent | Outcome
@@ -113,10 +115,18 @@ class Run:
         require_fit(self.space, self.dataset)
         if self.settings.toolchain != "auto":
             load_toolchain(self.settings.toolchain, self.device)
-        for metric in dict.fromkeys((*self.settings.budget.given(), *self.settings.minimised)):
-            if metric not in TOLD:
+        if self.settings.precision not in self.device.dtypes:
+            raise ConfigError(
+                f"{self.device.name} does not compute in it",
+                key="precision",
+                given=self.settings.precision,
+                allowed=self.device.dtypes,
+            )
+        known = told(self.device)
+        for metric in dict.fromkeys((*self.settings.budget.given(), *self.settings.minimised(self.device))):
+            if metric not in known:
                 raise ConfigError(
-                    f"nothing measures {metric} on {self.device.name}; it tells {', '.join(TOLD)}", key=metric
+                    f"nothing measures {metric} on {self.device.name}; it tells {', '.join(known)}", key=metric
                 )
 
     def _claim(self) -> None:
@@ -156,8 +166,16 @@ class Run:
             budget = self._budget(start, toolchain.name, predictor)
             bench = stack.enter_context(Bench(self.device, toolchain, self.runner))
             estimates = estimator(
-                self.space, self.device, predictor=predictor, toolchain=toolchain.name, confidence=budget.confidence
+                self.space,
+                self.device,
+                predictor=predictor,
+                toolchain=toolchain.name,
+                confidence=budget.confidence,
+                precision=settings.precision,
             )
+            measure = None
+            if settings.search.device_measurements:
+                measure = measure_candidates(bench, self.space, settings.precision)
             for number in range(settings.verify.rounds):
                 yield StageBegan("search", f"round {number + 1}: {budget}" if number else str(budget))
                 result: SearchResult | None = None
@@ -169,11 +187,11 @@ class Run:
                     screen=self._screen(accuracy),
                     screen_ratio=settings.accuracy.screen,
                     estimator=estimates,
-                    measure=measure_candidates(bench, self.space) if settings.search.device_measurements else None,
+                    measure=measure,
                     trials=settings.search.trials,
                     accuracy_queries=settings.accuracy.queries,
                     device_measurements=settings.search.device_measurements,
-                    objectives=settings.minimised,
+                    objectives=settings.minimised(self.device),
                     seed=settings.search.seed + number,
                     journal=self.folder / f"search-{number + 1}.jsonl",
                     batch=SEARCH_BATCH,
@@ -195,8 +213,9 @@ class Run:
                 believed = dict(zip([c.id for c in queried], accuracy.believed(queried, seeds)))
                 best = winner(finalists, believed)
                 if best is not None:
+                    agreed = yield from self._agreed(bench, best)
                     yield from self._retest(accuracy, result)
-                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1)
+                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1, agreed)
                     return
                 for finalist in finalists:  # reality corrects the predictor, and the search goes on
                     estimates.learn(finalist.trained.candidate, finalist.values)
@@ -215,22 +234,28 @@ class Run:
         if path.exists():
             document: dict[str, Any] = json.loads(path.read_text())
             return document
-        if self.settings.toolchain != "auto":
-            start: dict[str, Any] = {"toolchain": self.settings.toolchain, "compared": []}
+        if (only := self._only_toolchain()) is not None:
+            start: dict[str, Any] = {"toolchain": only, "compared": []}
         else:
             rng = np.random.default_rng(self.settings.search.seed)
-            networks = [untrained(self.space, self.space.sample(rng)) for _ in range(COMPARED)]
+            networks = [untrained(self.space, self.space.sample(rng), self.settings.precision) for _ in range(COMPARED)]
             chains = [load_toolchain(name, self.device) for name in self.device.toolchains]
             compared = compare_toolchains(self.device, self.runner, chains, networks)
-            if not compared[0].latency_s:
+            if not compared[0].values:
                 raise ConfigError(f"no toolchain of {self.device.name} works: {compared[0].reason}", key="toolchain")
             start = {"toolchain": compared[0].name, "compared": [asdict(c) for c in compared]}
         write_atomically(path, json.dumps(start, indent=1) + "\n")
         return start
 
+    def _only_toolchain(self) -> str | None:
+        """The toolchain that is named, or the only one there is; None where they have to be compared."""
+        if self.settings.toolchain != "auto":
+            return self.settings.toolchain
+        return self.device.toolchains[0] if len(self.device.toolchains) == 1 else None
+
     def _compared(self) -> tuple[Compared, ...]:
         start = json.loads((self.folder / "start.json").read_text())
-        return tuple(Compared(**{**c, "latency_s": tuple(c["latency_s"])}) for c in start["compared"])
+        return tuple(Compared(**{**c, "values": tuple(c["values"])}) for c in start["compared"])
 
     def _profile(self, toolchain: str) -> Iterator[ProfileEvent]:
         wanted = self.settings.profile
@@ -242,6 +267,7 @@ class Run:
             networks=wanted.networks,
             tables=self.tables,
             seed=self.settings.search.seed,
+            precision=self.settings.precision,
         )
         self.table_path = todo.table
         if todo.plan.left and not (self.folder / "predictor.json").exists():
@@ -259,7 +285,13 @@ class Run:
         percentiles = self.settings.budget.percentiles()
         if "limits" not in start:
             sampled = self.space.sample_batch(SAMPLED, np.random.default_rng(self.settings.search.seed))
-            found = estimator(self.space, self.device, predictor=predictor, toolchain=toolchain).estimate(sampled)
+            found = estimator(
+                self.space,
+                self.device,
+                predictor=predictor,
+                toolchain=toolchain,
+                precision=self.settings.precision,
+            ).estimate(sampled)
             for metric in percentiles:
                 if metric not in found:
                     raise ConfigError(f"no estimate of {metric} for {self.device.name}", key=f"budget.{metric}")
@@ -322,6 +354,8 @@ class Run:
             readings=verify.readings,
             spacing_s=verify.spacing,
             tolerance=verify.tolerance,
+            precision=self.settings.precision,
+            calibration=self.dataset.train.inputs,
         )
         index = [
             {
@@ -333,10 +367,25 @@ class Run:
             for t, f in zip(trained, finalists)
         ]
         for t in trained:
-            (folder / f"{t.candidate.id}.onnx").write_bytes(t.network.SerializeToString())
+            deployed = t.deployed(self.settings.precision, self.dataset.train.inputs)
+            (folder / f"{t.candidate.id}.onnx").write_bytes(deployed.SerializeToString())
         write_atomically(self.folder / "finalists.json", json.dumps(index, indent=1) + "\n")
         write_atomically(verdicts, json.dumps([finalist_json(f) for f in finalists], indent=1) + "\n")
         return finalists  # the value of `yield from`
+
+    def _agreed(self, bench: Bench, best: Finalist) -> Generator[RunEvent, None, Agreement]:
+        """The winner's outputs on the device against this computer's, on test images; kept in agreement.json."""
+        path = self.folder / "agreement.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            if known.pop("id") == best.trained.candidate.id:
+                return Agreement(**known)
+        test = self.dataset.test
+        yield StageBegan("agreement", f"{min(IMAGES, len(test))} test inputs on {self.device.name} and here")
+        network = best.trained.deployed(self.settings.precision, self.dataset.train.inputs)
+        found = agreement(bench.board, best.artifact, network, test.inputs, test.labels, self.device.protocol.timeout)
+        write_atomically(path, json.dumps({"id": best.trained.candidate.id, **asdict(found)}, indent=1) + "\n")
+        return found
 
     def _retest(self, accuracy: TrainedAccuracy, result: SearchResult) -> Iterator[RunEvent]:
         """Train some candidates on a second seed, to know how far one accuracy can be trusted."""
@@ -361,6 +410,11 @@ def finish(run: Run, outcome: Outcome, regret: Sequence[Regret] | None = None, n
         record = record_of(run, outcome, table, regret, notes)
     record.write(run.folder / "record.json")
     return record
+
+
+def told(device: Device) -> tuple[Metric, ...]:
+    """Metrics that a run can hold a budget against on a device: those that `measure_networks` knows."""
+    return (device.metric, "flash", "ram", "params", "macs")
 
 
 def now() -> str:

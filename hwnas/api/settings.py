@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hwnas import registry, units
 from hwnas.accuracy.training import TrainingPlan
 from hwnas.config import read_yaml, validate
+from hwnas.core.device import Device
 from hwnas.core.estimate import METRIC_KIND, Budget, Metric, Ratio, Seconds
 from hwnas.errors import ConfigError
+from hwnas.graph.precision import Precision
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 PERCENTILE = re.compile(r"^p(\d{1,2})$")
@@ -145,19 +147,24 @@ class RunSettings(BaseModel):
     device: str
     toolchain: str = Field(default="auto", description="auto: the fastest of those the device allows")
     space: Use
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     data: Use
     profile: ProfileSettings = ProfileSettings()
     budget: BudgetSettings
     accuracy: AccuracySettings = AccuracySettings()
-    objectives: tuple[Objective, ...] = (Objective(maximize="accuracy"), Objective(minimize="latency"))
+    objectives: tuple[Objective, ...] | None = Field(
+        default=None, description="None: accuracy up, and down what a run is measured in on the device"
+    )
     search: SearchSettings = SearchSettings()
     verify: VerifySettings = VerifySettings()
-    export: tuple[Literal["onnx", "tvm"], ...] = ("onnx", "tvm")
+    export: tuple[Literal["onnx", "tvm", "c"], ...] | None = Field(
+        default=None, description="None: what the device's toolchains make"
+    )
 
-    @property
-    def minimised(self) -> tuple[Metric, ...]:
+    def minimised(self, device: Device) -> tuple[Metric, ...]:
         """The metrics that the front trades against accuracy."""
+        if self.objectives is None:
+            return (device.metric,)
         return tuple(o.minimize for o in self.objectives if o.minimize is not None)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json as jsonlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,19 +14,20 @@ import numpy as np
 import typer
 
 from hwnas import api
-from hwnas.cli.profile import SHAPE_HELP, settings_of, shapes_of
+from hwnas.cli.profile import SHAPE_HELP, precision_of, settings_of, shapes_of
 from hwnas.cli.render import log, out, print_json, print_table
+from hwnas.cli.render import metric as render_metric
 from hwnas.core.device import Device
 from hwnas.core.interfaces import BatchSpace, Toolchain
 from hwnas.core.workload import Candidate
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.describe import describe
 from hwnas.graph.load import load_onnx
+from hwnas.graph.precision import Precision
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.records import write_atomically
 from hwnas.tables.importers import read_measurements
 from hwnas.tables.table import LatencyTable, table_path
-from hwnas.units import show
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -39,7 +41,9 @@ def fit(
     measurements: Annotated[Path | None, typer.Option(help="CSV: column candidate, and one column a metric.")] = None,
     space: Annotated[str | None, typer.Option(help="The space of the candidates in --measurements.")] = None,
     setting: Setting = None,
-    metric: Annotated[str, typer.Option(help="latency or energy.")] = "latency",
+    metric: Annotated[
+        str | None, typer.Option(help="latency, energy, instructions ...; default: what the table is of.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="The predictor's file.")] = Path("predictor.json"),
 ) -> None:
@@ -53,12 +57,12 @@ def fit(
         known = "not calibrated: the table holds too few whole networks" if error is None else (
             f"out-of-fold error {100 * error.mape:.1f} % on {error.networks} whole networks"
         )  # fmt: skip
-        out.print(f"{output}: {predictor.fidelity} {metric}, {known}")
+        out.print(f"{output}: {predictor.fidelity} {predictor.metric}, {known}")
         return
     assert measurements is not None
     if space is None:
         raise ConfigError("--measurements needs --space, to read the candidates")
-    found = read_measurements(measurements)
+    found, metric = read_measurements(measurements), metric or "latency"
     if metric not in found.metrics:
         raise DataError("has no such metric", path=measurements, given=metric, allowed=found.metrics)
     where = api.load_space(space, **settings_of(setting))
@@ -81,9 +85,10 @@ def estimate(
     tables: Annotated[Path, typer.Option("--table", help="The folder of tables.")] = api.TABLES,
     toolchain: Annotated[str | None, typer.Option(help="The toolchain; default: the device's first.")] = None,
     output: Annotated[Path | None, typer.Option("--out", help="CSV: candidate,mean,low,high.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or int8: of the candidates of --space.")] = "fp32",
     json: Json = False,
 ) -> None:
-    """Estimate the latency of a network, or of many candidates, without running them."""
+    """Estimate what a run of a network, or of many candidates, takes on a device, without running them."""
     if network is not None:
         if device is None:
             raise ConfigError("a network needs --device")
@@ -96,7 +101,7 @@ def estimate(
         found = [where.parse(text) for text in texts]
         if not isinstance(where, BatchSpace):
             raise ConfigError(f"space {where.name!r} does not handle batches")
-        rows = _predict(where, found, device, predictor, tables, toolchain)
+        rows = _predict(where, found, device, predictor, tables, toolchain, precision_of(precision))
         lines = [["candidate", "mean", "low", "high"]]
         lines += [[t, *(f"{v:.9g}" for v in row)] for t, row in zip(texts, rows)]
         _write_csv(lines, output)
@@ -154,17 +159,23 @@ def _estimate_network(
     parts = api.breakdown(model, fitted, chain.rules)
     if json:
         rows = [
-            {"op": w.op, "what": describe(w), "count": n, "seconds": s, "source": source} for w, n, s, source in parts
+            {"op": w.op, "what": describe(w), "count": n, "total": s, "source": source} for w, n, s, source in parts
         ]
-        value = {"mean_s": found.mean, "low_s": found.low, "high_s": found.high}
+        value = {"metric": fitted.metric, "mean": found.mean, "low": found.low, "high": found.high}
         print_json({**value, "source": found.source, "fidelity": found.fidelity, "workloads": rows})
         return
+    told = partial(render_metric, fitted.metric)
     out.print(
-        f"{name} on {target.name} through {chain.name}: [bold]{show(found.mean, 'time')}[/] "
-        f"({show(found.low, 'time')} to {show(found.high, 'time')} at 90 %), estimated from {found.source}, {found.fidelity}"
+        f"{name} on {target.name} through {chain.name}: [bold]{told(found.mean)}[/] "
+        f"({told(found.low)} to {told(found.high)} at 90 %), estimated from {found.source}, {found.fidelity}"
     )
-    shown = [(describe(w), n, show(s, "time"), source) for w, n, s, source in parts[:15]]
-    print_table("heaviest workloads, in isolation", ("kernel", "count", "time", "from"), shown, right=("count", "time"))
+    shown = [(describe(w), n, told(s), source) for w, n, s, source in parts[:15]]
+    print_table(
+        "heaviest workloads, in isolation",
+        ("kernel", "count", fitted.metric, "from"),
+        shown,
+        right=("count", fitted.metric),
+    )
 
 
 def _predict(
@@ -174,6 +185,7 @@ def _predict(
     predictor: Path | None,
     tables: Path,
     toolchain: str | None,
+    precision: Precision,
 ) -> np.ndarray:
     """mean, low, high of each candidate, n x 3."""
     if predictor and _is_stack(predictor):
@@ -185,7 +197,7 @@ def _predict(
         raise ConfigError("candidates need --device, or a --predictor that was fitted to measurements")
     target = api.load_device(device)
     fitted, chain = _fitted(target, predictor, tables, toolchain)
-    estimator = api.estimator(space, target, predictor=fitted, toolchain=chain.name)
+    estimator = api.estimator(space, target, predictor=fitted, toolchain=chain.name, precision=precision)
     return estimator.bounds(np.array([c.genotype for c in candidates]))
 
 

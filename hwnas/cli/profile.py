@@ -15,6 +15,8 @@ from hwnas.cli.render import log, out, print_table, progress
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Workload
 from hwnas.errors import ConfigError, Interrupted
+from hwnas.graph.precision import PRECISIONS, Precision
+from hwnas.profiling.measure import sustained
 from hwnas.profiling.profiler import Checked, Event, Finished, Measured, Opened
 from hwnas.tables.exchange import counts
 from hwnas.tables.table import LatencyTable
@@ -37,6 +39,13 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
             raise ConfigError(f"--set {pair!r}: write it as key=value, for example --set resolution=32")
         found[key] = yaml.safe_load(value)
     return found
+
+
+def precision_of(text: str) -> Precision:
+    """A precision by name. Raises ConfigError."""
+    if text not in PRECISIONS:
+        raise ConfigError("unknown precision", key="--precision", given=text, allowed=PRECISIONS)
+    return text
 
 
 def shapes_of(pairs: list[str] | None) -> dict[str, tuple[int, ...]]:
@@ -68,6 +77,14 @@ def profile(
     table: Annotated[Path, typer.Option(help="The folder of tables.")] = api.TABLES,
     resume: Annotated[bool, typer.Option("--resume", help="Skip what has a valid row already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32 or int8: of the networks of --space.")] = "fp32",
+    boards: Annotated[
+        int | None, typer.Option(min=1, help="At most so many boards side by side; default: all.")
+    ] = None,
+    heat: Annotated[
+        str | None,
+        typer.Option("--sustained", help="Load the board so long first, such as 10min, and take the 95th percentile."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the plan.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
 ) -> None:
@@ -78,6 +95,8 @@ def profile(
     if (space is None) == (onnx is None):
         raise ConfigError("name either --space or --onnx")
     target = api.load_device(device)
+    if heat is not None:
+        target = sustained(target, units.parse(heat, "time"))
     for_s = None if for_ is None else units.parse(for_, "time")
     source: Any = onnx if space is None else api.load_space(space, **settings_of(setting))
     for name in [toolchain] if toolchain else list(target.toolchains):
@@ -91,6 +110,8 @@ def profile(
             tables=table,
             resume=resume,
             seed=seed,
+            precision=precision_of(precision),
+            boards=boards,
         )
         if dry_run:
             out.print(
@@ -119,7 +140,7 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
         try:
             for event in events:
                 if json:
-                    print(jsonlib.dumps(event_json(event)), flush=True)
+                    print(jsonlib.dumps(event_json(event, todo.device.metric)), flush=True)
                 if isinstance(event, Measured):
                     bar.update(task, total=bar.tasks[0].completed + 1 + event.left, advance=1)
                     if not event.row.ok:
@@ -149,7 +170,7 @@ def _what(event: Measured) -> str:
     return event.subject.op if isinstance(event.subject, Workload) else f"network {event.subject.label}"
 
 
-def event_json(event: Event) -> dict[str, Any]:
+def event_json(event: Event, told: str) -> dict[str, Any]:
     """An event as JSON."""
     match event:
         case Opened():
@@ -157,7 +178,7 @@ def event_json(event: Event) -> dict[str, Any]:
         case Measured():
             result = event.row.result
             value = (
-                {"latency_s": result.metric("latency"), "readings": len(result.latency_s)}
+                {"metric": told, "value": result.metric(told), "readings": len(result.readings(told))}
                 if isinstance(result, Samples)
                 else {"failure": {"stage": result.stage, "error": result.error, "message": result.message}}
             )

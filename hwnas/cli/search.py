@@ -130,16 +130,17 @@ class Shown:
 def print_outcome(record: RunRecord, folder: Path) -> None:
     """The winner and the finalists, on stdout."""
     rows = []
+    told = record.objective
     for f in record.finalists:
-        readings = f.readings.get("latency", ())
-        estimate = f.estimate.get("latency")
+        readings = f.readings.get(told, ())
+        estimate = f.estimate.get(told)
         rows.append(
             (
                 "winner" if f.winner else ("" if f.meets_budget else "over budget"),
                 " / ".join(f"{100 * a:.1f}" for a in f.val_accuracies),
                 "" if f.test_accuracy is None else f"{100 * f.test_accuracy:.1f} %",
-                "" if estimate is None else show(estimate[0], "time"),
-                f"{show(f.value('latency'), 'time')} ({show(min(readings), 'time')} to {show(max(readings), 'time')})",
+                "" if estimate is None else metric(told, estimate[0]),
+                f"{metric(told, f.value(told))} ({metric(told, min(readings))} to {metric(told, max(readings))})",
                 show(f.measured.get("flash"), "bytes"),
                 f.encoded,
             )
@@ -152,7 +153,7 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
         out.print(f"test-retest of accuracies: Kendall {record.noise.kendall:.2f} (n = {record.noise.pairs})")
     if record.predictor:
         out.print(
-            f"latency predictor: {100 * record.predictor.mape:.1f} % out of fold on {record.predictor.networks} networks"
+            f"{told} predictor: {100 * record.predictor.mape:.1f} % out of fold on {record.predictor.networks} networks"
         )
     for note in record.notes:
         out.print(f"note: {note}")
@@ -195,7 +196,7 @@ def print_checks(checks: list[Checked], json: bool) -> None:
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUNDIR")],
     candidate: Annotated[str, typer.Option(help="A finalist's id (or its start), or its text.")],
-    formats: Annotated[list[str], typer.Option("--format", help="onnx or tvm; may repeat.")],
+    formats: Annotated[list[str], typer.Option("--format", help="onnx, tvm or c; may repeat.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to.")] = Path("export"),
 ) -> None:
     """Export a finalist of a run."""

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli.render import log, out, print_json, print_table
+from hwnas.cli.render import log, metric, out, print_json, print_table
 from hwnas.errors import EXIT_NO, HwnasError
 from hwnas.graph.describe import describe
 from hwnas.graph.workloads import parse_workload
 from hwnas.tables import exchange
 from hwnas.tables.table import LatencyTable, merge
-from hwnas.units import show
 
 app = typer.Typer(help="Show, check, merge, compare, import and export latency tables.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -28,9 +27,9 @@ def _read(path: Path) -> LatencyTable:
 
 @app.command("show")
 def show_table(
-    path: Path, top: Annotated[int, typer.Option(help="How many rows, slowest first.")] = 20, json: Json = False
+    path: Path, top: Annotated[int, typer.Option(help="How many rows, largest first.")] = 20, json: Json = False
 ) -> None:
-    """Show a table: recipe, counts, and its slowest workloads with interval and number of readings."""
+    """Show a table: recipe, counts, and its largest workloads with interval and number of readings."""
     table = _read(path)
     rows = exchange.summary_rows(table)
     for row in rows:
@@ -41,15 +40,15 @@ def show_table(
         return
     recipe = table.recipe
     out.print(f"[bold]{recipe.device}[/] ({recipe.fidelity}) on {recipe.machine}")
-    out.print(f"{recipe.toolchain} {recipe.toolchain_version}, schedule {recipe.schedule}")
+    protocol = f", {recipe.protocol} protocol (95th percentiles)" if recipe.protocol else ""
+    out.print(f"{recipe.toolchain} {recipe.toolchain_version}, schedule {recipe.schedule}{protocol}")
     out.print(", ".join(f"{n} {what}" for what, n in exchange.counts(table).items()))
+    told = recipe.fidelity.metric
     shown = [
-        (r["subject"][:10], show(r["latency_s"], "time"), f"±{100 * r['half_width']:.1f} %", r["readings"], r["what"])
+        (r["subject"][:10], metric(told, r["value"]), f"±{100 * r['half_width']:.1f} %", r["readings"], r["what"])
         for r in rows[:top]
     ]
-    print_table(
-        "", ("id", "median", "middle 90 %", "readings", "what"), shown, right=("median", "middle 90 %", "readings")
-    )
+    print_table("", ("id", told, "middle 90 %", "readings", "what"), shown, right=(told, "middle 90 %", "readings"))
 
 
 @app.command("check")
@@ -82,7 +81,8 @@ def merge_tables(
 @app.command("diff")
 def diff(a: Path, b: Path, json: Json = False) -> None:
     """Compare two tables, also of different recipes: what only one has, and the ratio of what both have."""
-    comparison = exchange.compare(_read(a), _read(b))
+    first, second = _read(a), _read(b)
+    comparison = exchange.compare(first, second)
     if json:
         print_json(comparison)
         return
@@ -94,8 +94,9 @@ def diff(a: Path, b: Path, json: Json = False) -> None:
         out.print(f"ratio {b.name} / {a.name}: median {q['0.5']:.3g}, 10 % {q['0.1']:.3g}, 90 % {q['0.9']:.3g}")
         for difference in comparison["recipe"]:
             out.print(f"recipe differs: {difference}")
+        told_a, told_b = first.recipe.fidelity.metric, second.recipe.fidelity.metric
         rows = [
-            (r["what"], show(r["a_s"], "time"), show(r["b_s"], "time"), f"{r['ratio']:.2f}")
+            (r["what"], metric(told_a, r["a"]), metric(told_b, r["b"]), f"{r['ratio']:.2f}")
             for r in comparison["rows"][:20]
         ]
         print_table("largest changes", ("workload", "a", "b", "b/a"), rows, right=("a", "b", "b/a"))

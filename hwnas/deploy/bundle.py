@@ -1,7 +1,8 @@
 """The bundle: everything that runs a found network elsewhere, and the manifest that says what was promised.
 
-A folder with the network as ONNX (fp32 and int8), as a TVM library, a ten-line script for each, a sample with its
-expected output, test data, and `manifest.json` with digests, versions, estimate, measurement and fidelity.
+A folder with the network as ONNX (fp32 and int8), as a TVM library with a ten-line script for each or as C sources, a
+sample with its expected output, test data, and `manifest.json` with digests, versions, estimate, measurement and
+fidelity.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from hwnas.config import validate
 from hwnas.core.device import Device
 from hwnas.core.estimate import Metric
 from hwnas.core.measurement import Fidelity
+from hwnas.deploy.agreement import Agreement
+from hwnas.deploy.finalists import one_by_one
 from hwnas.digest import digest_bytes
-from hwnas.errors import BuildError, ConfigError, DataError
+from hwnas.errors import BuildError, ConfigError, DataError, UnsupportedOperator
+from hwnas.graph.precision import Precision
 from hwnas.graph.quantize import quantize
 from hwnas.graph.session import open_session
 from hwnas.records import write_atomically
@@ -34,9 +38,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 MANIFEST = "manifest.json"
-FP32, INT8, LIBRARY, SAMPLE, TEST = "network.onnx", "network-int8.onnx", "tvm", "sample.npz", "test.npz"
-CALIBRATION = 128
+FP32, INT8, LIBRARY, SOURCES = "network.onnx", "network-int8.onnx", "tvm", "c"
+SAMPLE, TEST = "sample.npz", "test.npz"
+DEPLOYED: dict[Precision, str] = {"fp32": FP32, "int8": INT8}
+"""The file of the network in each precision."""
 MAX_TEST = 2000
+FORMATS = ("onnx", "tvm", "c")
 VERSIONS = ("onnx", "onnxruntime", "torch", "apache-tvm", "apache-tvm-ffi", "numpy")
 
 RUN_ONNX = '''\
@@ -72,9 +79,11 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 class Promise(BaseModel):
-    """What the bundle claims: accuracy of these weights, and the latency (s) that was estimated and measured.
+    """What the bundle claims: accuracy of these weights, and what a run was estimated and measured at.
 
-    values: what the budget was held against (latency: the high reading), SI by metric.
+    metric: what a run is measured in on the device; estimate, readings, median and high are of it, in SI. values: what
+    the budget was held against (of the metric the high reading), SI by metric. agreement: the device's outputs against
+    this computer's, of the network in the precision that was deployed.
     """
 
     model_config = _STRICT
@@ -92,10 +101,13 @@ class Promise(BaseModel):
     confidence: float = Field(gt=0, lt=1)
     test_accuracy: Share | None
     val_accuracies: tuple[Share, ...]
-    estimate_s: Amount | None
-    readings_s: tuple[Amount, ...]
-    median_s: Amount
-    high_s: Amount
+    precision: Precision
+    metric: Metric
+    estimate: Amount | None
+    readings: tuple[Amount, ...]
+    median: Amount
+    high: Amount
+    agreement: Agreement
     values: dict[Metric, Amount]
 
 
@@ -122,16 +134,27 @@ class Manifest(BaseModel):
     files: dict[str, FileFacts]
 
 
-def write_forms(network: ModelProto, formats: Sequence[str], device: Device, into: Path) -> list[Path]:
-    """Write a network as ONNX, as a TVM library, or both; returns the files. Raises BuildError."""
+def default_formats(device: Device) -> tuple[str, ...]:
+    """The forms in which a network is deployed on a device: ONNX, and what the device's toolchains make of it."""
+    return ("onnx", *(["tvm"] if "tvm" in device.toolchains else []), *(["c"] if "cgen" in device.toolchains else []))
+
+
+def write_forms(
+    network: ModelProto, formats: Sequence[str], device: Device, into: Path, precision: Precision = "fp32"
+) -> list[Path]:
+    """Write a network of a precision as ONNX, as a TVM library, as C; returns the files. Raises BuildError."""
     into.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     if "onnx" in formats:
-        written.append(into / FP32)
+        written.append(into / DEPLOYED[precision])
         written[-1].write_bytes(network.SerializeToString())
     if "tvm" in formats:
         build_one("tvm", network, device, into / LIBRARY)
         written += sorted((into / LIBRARY).iterdir())
+    if "c" in formats:
+        from hwnas.toolchains.cgen.folder import write_folder
+
+        written += write_folder(network, device, into / SOURCES)
     return written
 
 
@@ -155,15 +178,18 @@ def write_bundle(
 ) -> Path:
     """Write a bundle and return its manifest's path.
 
-    `calibration` is n x c x h x w training inputs for int8, `test` (inputs, labels). A format that cannot be built
-    (no linker for TVM) is left out and named in the manifest with the reason. Raises DataError, BuildError.
+    `calibration` is n x c x h x w training inputs for int8, `test` (inputs, labels). Compiled forms are of the network
+    in the promised precision; one that cannot be built (no linker for TVM) is left out and named in the manifest with
+    the reason. Raises DataError, BuildError.
     """
     if into.exists():
         shutil.rmtree(into)
     into.mkdir(parents=True)
     x, y = test[0][:MAX_TEST].astype(np.float32), test[1][:MAX_TEST].astype(np.int64)
     (into / FP32).write_bytes(network.SerializeToString())
-    session = open_session(str(into / FP32), {"threads": 1, "graph_optimization": "all"})
+    small = quantize(network, one_by_one(calibration))
+    (into / INT8).write_bytes(small.SerializeToString())
+    session = open_session(str(into / DEPLOYED[promise.precision]), {"threads": 1, "graph_optimization": "none"})
     sample = x[:1]
     expected = session.run(None, {session.get_inputs()[0].name: sample})[0]
     np.savez(into / SAMPLE, input=sample, output=expected)
@@ -171,16 +197,17 @@ def write_bundle(
     (into / "run_onnx.py").write_text(RUN_ONNX)
     accuracy: dict[Literal["fp32", "int8"], float] = {"fp32": accuracy_of(network, x, y)}
     left_out: dict[str, str] = {}
-    small = quantize(network, [calibration[i : i + 1] for i in range(min(CALIBRATION, len(calibration)))])
-    (into / INT8).write_bytes(small.SerializeToString())
     accuracy["int8"] = accuracy_of(small, x, y)
-    if "tvm" in formats:
-        try:
-            build_one("tvm", network, device, into / LIBRARY)
-            (into / "run_tvm.py").write_text(RUN_TVM)
-        except BuildError as error:
-            shutil.rmtree(into / LIBRARY, ignore_errors=True)
-            left_out["tvm"] = str(error)
+    deployed = small if promise.precision == "int8" else network
+    for form, folder in (("tvm", LIBRARY), ("c", SOURCES)):
+        if form in formats:
+            try:
+                write_forms(deployed, [form], device, into, promise.precision)
+            except (BuildError, UnsupportedOperator) as error:
+                shutil.rmtree(into / folder, ignore_errors=True)
+                left_out[form] = str(error)
+    if (into / LIBRARY).exists():
+        (into / "run_tvm.py").write_text(RUN_TVM)
     manifest = Manifest(
         hwnas=__version__,
         python=platform.python_version(),

@@ -7,19 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hwnas.accuracy.trained import TrainedAccuracy
 from hwnas.accuracy.training import Training
 from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import Budget
-from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact, Candidate
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import Verdict, measure_networks
 from hwnas.errors import DataError, TrainingFailed
 from hwnas.graph.export import export
+from hwnas.graph.precision import Precision
+from hwnas.graph.quantize import quantize
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+
+CALIBRATION = 128
+"""Training inputs that the ranges of an int8 network are taken from."""
+
+
+def one_by_one(inputs: np.ndarray) -> list[np.ndarray]:
+    """The first CALIBRATION of n inputs, each as a batch of one."""
+    return [inputs[i : i + 1] for i in range(min(CALIBRATION, len(inputs)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +49,16 @@ class Trained:
     final: Training
     network: ModelProto
 
+    def deployed(self, precision: Precision, calibration: np.ndarray) -> ModelProto:
+        """The network in the precision that the device runs; `calibration` is n x ... inputs for int8."""
+        return self.network if precision == "fp32" else quantize(self.network, one_by_one(calibration))
+
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
     """A trained candidate with what the device said of it.
 
-    estimates: metric -> (mean, high). values: what the budget is held against (latency: the high reading), in SI.
+    estimates: metric -> (mean, high). values: what the budget is held against (of the device's metric the high reading), in SI.
     """
 
     trained: Trained
@@ -98,15 +114,18 @@ def measure_finalists(
     readings: int,
     spacing_s: float,
     tolerance: float,
+    precision: Precision,
+    calibration: np.ndarray,
 ) -> list[Finalist]:
     """Build each finalist, read them in turn, spaced in time, and hold the high reading against the budget.
 
     `estimates` is candidate id -> metric -> (mean, high). Raises BuildError, DeviceError.
     """
+    metric = bench.device.metric
     measured = measure_networks(
         bench,
-        {t.candidate.id: t.network for t in trained},
-        estimates_s={name: e["latency"][0] for name, e in estimates.items() if "latency" in e},
+        {t.candidate.id: t.deployed(precision, calibration) for t in trained},
+        estimates={name: e[metric][0] for name, e in estimates.items() if metric in e},
         confidence=budget.confidence,
         folder=folder,
         readings=readings,
@@ -126,10 +145,9 @@ def finalist_json(found: Finalist) -> dict[str, Any]:
     verdict = found.verdict
     return {
         "id": found.trained.candidate.id,
-        "readings_s": list(verdict.readings_s),
-        "latency_s": list(verdict.samples.latency_s),
-        "inner": verdict.samples.inner,
-        "estimate_s": verdict.estimate_s,
+        "metric": verdict.metric,
+        "readings": list(verdict.readings),
+        "estimate": verdict.estimate,
         "tolerance": verdict.tolerance,
         "estimates": {m: list(v) for m, v in found.estimates.items()},
         "values": dict(found.values),
@@ -139,10 +157,8 @@ def finalist_json(found: Finalist) -> dict[str, Any]:
 def finalist_from_json(document: Mapping[str, Any], trained: Trained, budget: Budget, folder: Path) -> Finalist:
     """A finalist measured before, its artifact under `folder`. Raises DataError for what is not one."""
     try:
-        samples = Samples(latency_s=tuple(document["latency_s"]), inner=int(document["inner"]))
-        verdict = Verdict(
-            trained.candidate.id, tuple(document["readings_s"]), samples, document["estimate_s"], document["tolerance"]
-        )
+        told = (document[k] for k in ("estimate", "tolerance"))
+        verdict = Verdict(trained.candidate.id, document["metric"], tuple(document["readings"]), *told)
         estimates = {m: (float(mean), float(high)) for m, (mean, high) in document["estimates"].items()}
         values = {m: float(v) for m, v in document["values"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board, Runner, SearchSpace, Toolchain
 from hwnas.core.workload import Artifact, Candidate
-from hwnas.errors import BuildError, DeviceError
+from hwnas.errors import BuildError, DeviceError, MeasurementInvalid
+from hwnas.graph.precision import Precision
 from hwnas.profiling.measure import measure
 from hwnas.profiling.subjects import untrained
 from hwnas.toolchains.builder import BuildPool
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 class Bench:
     """A builder and an open board side by side, for networks that are measured one at a time."""
 
-    def __init__(self, device: Device, toolchain: Toolchain, runner: Runner) -> None:
+    def __init__(self, device: Device, toolchain: Toolchain, runner: Runner, place: str | None = None) -> None:
         self.device, self.toolchain = device, toolchain
         self._pool = BuildPool(toolchain.name, device, workers=1)
         self._scratch = Path(tempfile.mkdtemp(prefix="hwnas-"))
         self._built = 0
-        self.board: Board = runner.open(device)
+        self.board: Board = runner.open(device, place)
 
     def build(self, network: ModelProto, into: Path | None = None) -> Artifact:
         """Build a network, into a folder of its own unless one is named. Raises BuildError."""
@@ -51,22 +52,29 @@ class Bench:
         self.close()
 
 
-def measure_candidates(bench: Bench, space: SearchSpace) -> Callable[[Candidate], Mapping[str, float]]:
-    """The DeviceFunction of a bench: latency (s) and flash (bytes) of a candidate's network, measured now.
+def measure_candidates(
+    bench: Bench, space: SearchSpace, precision: Precision = "fp32"
+) -> Callable[[Candidate], Mapping[str, float]]:
+    """The DeviceFunction of a bench: the device's metric (SI) and memory (bytes) of a candidate's network, measured now.
 
     Raises DeviceError where the network cannot be built or run.
     """
 
+    metric = bench.device.metric
+
     def measured(candidate: Candidate) -> Mapping[str, float]:
         try:
-            artifact = bench.build(untrained(space, candidate))
+            artifact = bench.build(untrained(space, candidate, precision))
         except BuildError as error:
             raise DeviceError(f"{space.encode(candidate)} cannot be built: {error.log}") from error
         try:
-            latency = measure(bench.board, artifact, bench.device.protocol).metric("latency")
+            bench.board.stage([artifact])
+            value = measure(bench.board, artifact, bench.device.protocol, metric).metric(metric)
+        except MeasurementInvalid as error:
+            raise DeviceError(f"{space.encode(candidate)} could not be measured: {error}") from error
         finally:
             shutil.rmtree(artifact.path, ignore_errors=True)
-        found = {"latency": latency, "flash": artifact.flash_bytes}
+        found = {metric: value, "flash": artifact.flash_bytes, "ram": artifact.memory.get("ram")}
         return {name: float(value) for name, value in found.items() if value is not None}
 
     return measured

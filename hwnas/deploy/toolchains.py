@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Runner, Toolchain
 from hwnas.deploy.measurer import Bench
-from hwnas.errors import BuildError, DeviceError
+from hwnas.errors import BuildError, DeviceError, MeasurementInvalid
 from hwnas.profiling.measure import measure
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A toolchain's latencies (s), one a network, in the order of the networks; or why it has none."""
+    """A toolchain's readings of the device's metric (SI), one a network, in their order; or why it has none."""
 
     name: str
     version: str
     schedule: str
-    latency_s: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
     reason: str | None = None
 
     @property
-    def geometric_mean_s(self) -> float:
-        return exp(sum(map(log, self.latency_s)) / len(self.latency_s)) if self.latency_s else float("inf")
+    def geometric_mean(self) -> float:
+        return exp(sum(map(log, self.values)) / len(self.values)) if self.values else float("inf")
 
 
 def compare_toolchains(
@@ -46,10 +46,11 @@ def compare_toolchains(
                 for network in networks:
                     artifact = bench.build(network)
                     schedule = artifact.schedule
-                    if (value := measure(bench.board, artifact, device.protocol).metric("latency")) is not None:
-                        values.append(value)
-            except (BuildError, DeviceError) as error:
+                    value = measure(bench.board, artifact, device.protocol, device.metric).metric(device.metric)
+                    assert value is not None  # or `measure` would have raised
+                    values.append(value)
+            except (BuildError, DeviceError, MeasurementInvalid) as error:
                 found.append(Compared(toolchain.name, toolchain.version(), schedule, reason=str(error)))
             else:
                 found.append(Compared(toolchain.name, toolchain.version(), schedule, tuple(values)))
-    return sorted(found, key=lambda c: c.geometric_mean_s)
+    return sorted(found, key=lambda c: c.geometric_mean)

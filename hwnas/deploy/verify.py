@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board
-from hwnas.core.measurement import Samples
+from hwnas.core.measurement import RunMetric, Samples
 from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench
-from hwnas.errors import MeasurementInvalid
 from hwnas.graph.analysis import analyse
 from hwnas.profiling.measure import measure
 from hwnas.profiling.stats import median_upper_bound
@@ -30,30 +29,30 @@ MOST_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A finalist's spaced readings: each is the median (s) of one visit; `samples` pools them.
+    """A finalist's spaced readings of the device's metric, in SI: each is the median of one visit.
 
-    `high_s` bounds the typical latency and is what the budget is held against; `within` tells whether the estimate's
+    `high` bounds the typical reading and is what the budget is held against; `within` tells whether the estimate's
     error stays inside the tolerance.
     """
 
     name: str
-    readings_s: tuple[float, ...]
-    samples: Samples
-    estimate_s: float | None
+    metric: RunMetric
+    readings: tuple[float, ...]
+    estimate: float | None
     tolerance: float
 
     @property
-    def median_s(self) -> float:
-        return median(self.readings_s)
+    def median(self) -> float:
+        return median(self.readings)
 
-    def high_s(self, confidence: float = 0.9) -> float:
+    def high(self, confidence: float = 0.9) -> float:
         """The upper bound of the median reading with that confidence: what a budget is held against."""
-        return median_upper_bound(self.readings_s, confidence)
+        return median_upper_bound(self.readings, confidence)
 
     @property
     def error(self) -> float | None:
         """(estimate - measured) / measured; None without an estimate."""
-        return None if self.estimate_s is None else self.estimate_s / self.median_s - 1
+        return None if self.estimate is None else self.estimate / self.median - 1
 
     @property
     def within(self) -> bool | None:
@@ -75,15 +74,18 @@ def spaced_readings(
     Each round begins and ends with the reference workload. A round in which that ran slower than at its best, by more
     than the protocol's drift, is disturbed and visited again, up to MOST_ROUNDS times as many rounds in all; the
     rounds in which the reference was fastest count. Nothing is chosen by the readings themselves. Raises DeviceError,
-    and MeasurementInvalid where the device tells no time.
+    MeasurementInvalid.
     """
+    board.stage([reference, *artifacts.values()])
     rounds: list[tuple[float, dict[str, Samples]]] = []
-    before = _latency_s(board, device, reference)
+    before = _reading(board, device, reference)
     while len(rounds) < readings * MOST_ROUNDS:
         if rounds:
             sleep(spacing_s)
-        visits = {name: measure(board, artifact, device.protocol) for name, artifact in artifacts.items()}
-        after = _latency_s(board, device, reference)
+        visits = {
+            name: measure(board, artifact, device.protocol, device.metric) for name, artifact in artifacts.items()
+        }
+        after = _reading(board, device, reference)
         rounds.append((max(before, after), visits))
         before = after
         limit = min(slowest for slowest, _ in rounds) * (1 + device.protocol.drift)
@@ -93,25 +95,23 @@ def spaced_readings(
     return {name: [rounds[i][1][name] for i in sorted(order)] for name in artifacts}
 
 
-def _latency_s(board: Board, device: Device, artifact: Artifact) -> float:
-    value = measure(board, artifact, device.protocol).metric("latency")
-    if value is None:
-        raise MeasurementInvalid("the reference workload gave no latency")
+def _reading(board: Board, device: Device, artifact: Artifact) -> float:
+    value = measure(board, artifact, device.protocol, device.metric).metric(device.metric)
+    assert value is not None  # or `measure` would have raised
     return value
 
 
-def judge(name: str, visits: Sequence[Samples], estimate_s: float | None, tolerance: float) -> Verdict:
-    """A verdict from the visits to one artifact; each must hold latencies."""
-    medians = tuple(v for s in visits if (v := s.metric("latency")) is not None)
-    pooled = Samples(latency_s=tuple(x for s in visits for x in s.latency_s), inner=visits[0].inner)
-    return Verdict(name, medians, pooled, estimate_s, tolerance)
+def judge(name: str, visits: Sequence[Samples], metric: RunMetric, estimate: float | None, tolerance: float) -> Verdict:
+    """A verdict from the visits to one artifact, on those that hold the metric."""
+    medians = tuple(v for s in visits if (v := s.metric(metric)) is not None)
+    return Verdict(name, metric, medians, estimate, tolerance)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A network on the device: what was built, its verdict, and the values (SI by metric) that a budget is held against.
 
-    The latency among them is the high reading.
+    The metric of the device's runs among them is the high reading.
     """
 
     artifact: Artifact
@@ -123,7 +123,7 @@ def measure_networks(
     bench: Bench,
     networks: Mapping[str, ModelProto],
     *,
-    estimates_s: Mapping[str, float],
+    estimates: Mapping[str, float],
     confidence: float,
     folder: Path | None = None,
     readings: int = MIN_READINGS,
@@ -132,21 +132,31 @@ def measure_networks(
 ) -> dict[str, Measured]:
     """Build networks (by name, each into its own place in `folder`) and read them in turn, spaced in time.
 
-    `estimates_s` are estimated latencies by name, where there are any. Raises BuildError, DeviceError.
+    `estimates` are of the device's metric by name, where there are any. Raises BuildError, DeviceError.
     """
     artifacts = {name: bench.build(n, folder and folder / name) for name, n in networks.items()}
     reference = bench.build(reference_workload())
     visits = spaced_readings(bench.board, bench.device, artifacts, reference, readings=readings, spacing_s=spacing_s)
     found: dict[str, Measured] = {}
     for name, network in networks.items():
-        verdict = judge(name, visits[name], estimates_s.get(name), tolerance)
-        sums = analyse(network, bench.toolchain.rules)
+        verdict = judge(name, visits[name], bench.device.metric, estimates.get(name), tolerance)
         values = {
-            "latency": verdict.high_s(confidence),
-            "flash": float(artifacts[name].flash_bytes or 0),
-            "ram": float(sums.peak_activation_bytes),
-            "params": float(sums.params),
-            "macs": float(sums.macs),
+            **footprint(artifacts[name], network, bench.toolchain.rules),
+            verdict.metric: verdict.high(confidence),
         }
         found[name] = Measured(artifacts[name], verdict, values)
     return found
+
+
+def footprint(artifact: Artifact, network: ModelProto, rules: str) -> dict[str, float]:
+    """Flash and RAM (bytes) of what was built, parameters and multiply-accumulates.
+
+    Where a toolchain does not say what RAM its artifact takes, it is that of the activations alive at once.
+    """
+    sums = analyse(network, rules)
+    return {
+        "flash": float(artifact.flash_bytes or 0),
+        "ram": float(artifact.memory.get("ram", sums.peak_activation_bytes)),
+        "params": float(sums.params),
+        "macs": float(sums.macs),
+    }

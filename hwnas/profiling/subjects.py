@@ -14,6 +14,7 @@ from hwnas.core.workload import Block, Candidate, Network, Workload
 from hwnas.digest import content_id
 from hwnas.graph.builder import GraphBuilder
 from hwnas.graph.fusion import split
+from hwnas.graph.precision import Precision, cast, cast_block
 from hwnas.graph.workloads import materialize
 from hwnas.profiling.plan import Subject
 
@@ -36,18 +37,17 @@ class Subjects:
     known: Mapping[str, Workload]
 
 
-def untrained(space: SearchSpace, candidate: Candidate) -> ModelProto:
+def untrained(space: SearchSpace, candidate: Candidate, precision: Precision = "fp32") -> ModelProto:
     """The candidate's network as ONNX with random weights: for timing, where the values of weights do not matter.
 
     A space that has a `graph` method gives it in milliseconds; any other is decoded and exported.
     """
     graph = getattr(space, "graph", None)
     if graph is not None:
-        found: ModelProto = graph(candidate)
-        return found
+        return cast(graph(candidate), precision)
     from hwnas.graph.export import export
 
-    return export(space.decode(candidate), space.input_shape)
+    return cast(export(space.decode(candidate), space.input_shape), precision)
 
 
 def network_subject(
@@ -59,7 +59,9 @@ def network_subject(
     return Subject(network, lambda: model, tuple(parts.workloads.values())), dict(parts.workloads)
 
 
-def space_subjects(space: SearchSpace, rules: str, networks: int, seed: int = 0) -> Subjects:
+def space_subjects(
+    space: SearchSpace, rules: str, networks: int, seed: int = 0, precision: Precision = "fp32"
+) -> Subjects:
     """The workloads that the candidates of a space are made of, and `networks` random candidates as whole networks."""
     rng = np.random.default_rng(seed)
     blocks: tuple[Block, ...]
@@ -75,7 +77,7 @@ def space_subjects(space: SearchSpace, rules: str, networks: int, seed: int = 0)
     frequency: dict[str, float] = {}
     known: dict[str, Workload] = {}
     for block, weight in zip(blocks, weights):
-        parts = split(block.build(), rules)
+        parts = split(cast_block(block, precision, space.input_shape, space.classes).build(), rules)
         known.update(parts.workloads)
         for part, n in parts.parts.items():
             frequency[part] = frequency.get(part, 0.0) + n * float(weight)
@@ -88,7 +90,9 @@ def space_subjects(space: SearchSpace, rules: str, networks: int, seed: int = 0)
         if candidate in drawn:
             continue
         drawn.add(candidate)
-        subject, parts_of = network_subject(space.encode(candidate), untrained(space, candidate), rules, space.id)
+        subject, parts_of = network_subject(
+            space.encode(candidate), untrained(space, candidate, precision), rules, space.id
+        )
         known.update(parts_of)
         for part in parts_of:  # a rare workload that only this network has
             frequency.setdefault(part, 1.0 / SAMPLED)

@@ -38,24 +38,25 @@ def describe(table: LatencyTable, subject: str) -> str:
 
 
 def summary_rows(table: LatencyTable) -> list[dict[str, Any]]:
-    """Median, relative half-width of the middle 90 % of readings, and number of readings of each subject, slowest first."""
+    """Value (SI), relative half-width of the middle 90 % of readings, and number of readings of each subject, largest first."""
+    metric = table.recipe.fidelity.metric
     readings: dict[str, list[float]] = {}
     for row in table.measurements.values():
         if table.valid(row) and isinstance(row.result, Samples):
-            readings.setdefault(row.subject, []).extend(row.result.latency_s)
+            readings.setdefault(row.subject, []).extend(row.result.readings(metric))
     rows = []
-    for subject, median in table.values("latency").items():
+    for subject, value in table.values(metric).items():
         low, high = np.quantile(readings[subject], [0.05, 0.95])
         rows.append(
             {
                 "subject": subject,
                 "what": describe(table, subject),
-                "latency_s": median,
-                "half_width": float(high - low) / 2 / median,
+                "value": value,
+                "half_width": float(high - low) / 2 / value,
                 "readings": len(readings[subject]),
             }
         )
-    return sorted(rows, key=lambda r: -r["latency_s"])
+    return sorted(rows, key=lambda r: -r["value"])
 
 
 def compare(a: LatencyTable, b: LatencyTable) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def compare(a: LatencyTable, b: LatencyTable) -> dict[str, Any]:
     both = sorted(first.keys() & second.keys())
     ratios = np.array([second[k] / first[k] for k in both])
     rows = [
-        {"subject": k, "what": describe(a, k), "a_s": first[k], "b_s": second[k], "ratio": float(r)}
+        {"subject": k, "what": describe(a, k), "a": first[k], "b": second[k], "ratio": float(r)}
         for k, r in zip(both, ratios)
     ]
     recipe = [
@@ -100,9 +101,14 @@ def write_parquet(table: LatencyTable, path: Path) -> int:
                 "what": describe(table, row.subject),
                 "is_network": row.subject in table.networks,
                 "valid": table.valid(row),
-                "latency_s": row.result.metric("latency") if isinstance(row.result, Samples) else None,
+                "metric": table.recipe.fidelity.metric,
+                "value": table.value(row.result, table.recipe.fidelity.metric)
+                if isinstance(row.result, Samples)
+                else None,
                 "energy_j": row.result.metric("energy") if isinstance(row.result, Samples) else None,
-                "readings": list(row.result.latency_s) if isinstance(row.result, Samples) else None,
+                "readings": list(row.result.readings(table.recipe.fidelity.metric))
+                if isinstance(row.result, Samples)
+                else None,
                 "failure": None if sampled else str(row.result),
                 "taken": row.taken,
                 "device": context.device,

@@ -75,7 +75,7 @@ def test_from_profile_to_export(
     best = hwnas.verify(found, device, top=2, spacing_s=0).best
     assert best.trial in found.trials
     assert best.trial.accuracy == max(t.accuracy for t in found.trials if t.accuracy is not None)
-    assert len(best.verdict.readings_s) == 5
+    assert len(best.verdict.readings) == 5
     assert best.meets_budget
 
     written = best.export(tmp_path / "out", format=("onnx", "tvm"))

@@ -211,7 +211,7 @@ def test_profile_events_as_json_then_resume_has_nothing_to_do(
     events = [json.loads(line) for line in cli(*command).out.splitlines()]
     assert {e["event"] for e in events} == {"opened", "measured", "checked", "finished"}
     rows = [e for e in events if e["event"] == "measured"]
-    assert all(e["latency_s"] > 0 for e in rows)
+    assert all(e["metric"] == "latency" and e["value"] > 0 for e in rows)
     assert rows[-1]["left"] == 0
     assert events[-1] == {**events[-1], "reason": "done", "rows": len(rows), "failures": 0}
     again = [json.loads(line) for line in cli(*command, "--resume").out.splitlines()]
@@ -292,7 +292,7 @@ def test_import_says_what_a_file_holds(cli: Any, tmp_path: Path) -> None:
 def test_a_network_is_estimated_from_its_table(cli: Any, network: Path, tables: Path, table: Path) -> None:
     done = cli("estimate", network, "--device", "host", "--table", tables, "--json")
     found = json.loads(done.out)
-    assert found["low_s"] <= found["mean_s"] <= found["high_s"]
+    assert found["low"] <= found["mean"] <= found["high"]
     assert found["fidelity"] == "hardware"
     assert {w["source"] for w in found["workloads"]} == {"table"}
     measured = LatencyTable.read(table)

@@ -11,6 +11,7 @@ import pytest
 
 from hwnas import api
 from hwnas.core.device import Device
+from hwnas.core.interfaces import Health
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench, measure_candidates
@@ -33,29 +34,28 @@ def visits(*medians: float) -> list[Samples]:
 
 
 def test_a_verdict_rests_on_the_median_of_visits() -> None:
-    verdict = judge("n", visits(1.0, 1.2, 1.1, 9.0, 1.0), 1.21, 0.1)
-    assert verdict.readings_s == (1.0, 1.2, 1.1, 9.0, 1.0)
-    assert verdict.median_s == 1.1
+    verdict = judge("n", visits(1.0, 1.2, 1.1, 9.0, 1.0), "latency", 1.21, 0.1)
+    assert verdict.readings == (1.0, 1.2, 1.1, 9.0, 1.0)
+    assert verdict.median == 1.1
     assert verdict.error == pytest.approx(0.1)
-    assert len(verdict.samples.latency_s) == 15
-    assert judge("n", visits(1.0), 1.09, 0.1).within
-    assert judge("n", visits(1.0), 1.2, 0.1).within is False
-    assert judge("n", visits(1.0), None, 0.1).within is None
+    assert judge("n", visits(1.0), "latency", 1.09, 0.1).within
+    assert judge("n", visits(1.0), "latency", 1.2, 0.1).within is False
+    assert judge("n", visits(1.0), "latency", None, 0.1).within is None
 
 
 def test_the_high_end_never_lies_below_the_median_and_rises_with_the_confidence() -> None:
     rng = np.random.default_rng(0)
     for n in (1, 3, 5, 9, 20):
-        verdict = judge("n", visits(*rng.lognormal(0, 1, n)), None, 0.1)
-        highs = [verdict.high_s(c) for c in (0.5, 0.9, 0.99)]
+        verdict = judge("n", visits(*rng.lognormal(0, 1, n)), "latency", None, 0.1)
+        highs = [verdict.high(c) for c in (0.5, 0.9, 0.99)]
         assert highs == sorted(highs)
-        assert verdict.median_s <= highs[0] or n % 2 == 0
-        assert highs[-1] <= max(verdict.readings_s)
+        assert verdict.median <= highs[0] or n % 2 == 0
+        assert highs[-1] <= max(verdict.readings)
 
 
 def test_the_high_end_bounds_the_true_median_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    held = [judge("n", visits(*rng.lognormal(0, 0.3, 9)), None, 0.1).high_s(0.9) >= 1.0 for _ in range(2000)]
+    held = [judge("n", visits(*rng.lognormal(0, 0.3, 9)), "latency", None, 0.1).high(0.9) >= 1.0 for _ in range(2000)]
     assert np.mean(held) > 0.9 - 0.02
 
 
@@ -71,6 +71,12 @@ class Scripted:
     def __init__(self, latencies: Iterable[float]) -> None:
         self.visited: list[str] = []
         self._latencies = iter(latencies)
+
+    def stage(self, artifacts: Iterable[Artifact]) -> None:
+        """Nothing to prepare."""
+
+    def health(self) -> Health:
+        return Health()
 
     def run(self, artifact: Artifact, readings: int, timeout_s: float) -> Samples:
         self.visited.append(Path(artifact.path).name)
@@ -112,16 +118,16 @@ def test_a_network_on_the_bench_has_every_value_that_a_budget_asks_for(device: D
     network = small_network()
     with Bench(device, OrtToolchain(), FakeRunner()) as bench:
         found = measure_networks(
-            bench, {"n": network}, estimates_s={"n": 1.0}, confidence=0.9, folder=tmp_path, spacing_s=0.0
+            bench, {"n": network}, estimates={"n": 1.0}, confidence=0.9, folder=tmp_path, spacing_s=0.0
         )["n"]
     sums = analyse(network, "ort")
     assert found.values["params"] == sums.params
     assert found.values["macs"] == sums.macs
     assert found.values["ram"] == sums.peak_activation_bytes
     assert found.values["flash"] == (tmp_path / "n" / "network.onnx").stat().st_size
-    assert found.values["latency"] == found.verdict.high_s(0.9)
+    assert found.values["latency"] == found.verdict.high(0.9)
     assert (tmp_path / "n" / "artifact.json").exists()
-    assert len(found.verdict.readings_s) == 5
+    assert len(found.verdict.readings) == 5
 
 
 def test_candidates_are_measured_or_their_failure_is_a_device_error(device: Device) -> None:
@@ -163,8 +169,8 @@ def test_the_faster_toolchain_comes_first_and_a_broken_one_last(device: Device) 
     networks = [small_network(4), small_network(8)]
     found = compare_toolchains(device, FakeRunner(), [Broken(), OrtToolchain()], networks)
     assert [c.name for c in found] == ["ort", "nonsense"]
-    assert len(found[0].latency_s) == 2
-    a, b = found[0].latency_s
-    assert found[0].geometric_mean_s == pytest.approx((a * b) ** 0.5)
-    assert found[1].geometric_mean_s == float("inf")
+    assert len(found[0].values) == 2
+    a, b = found[0].values
+    assert found[0].geometric_mean == pytest.approx((a * b) ** 0.5)
+    assert found[1].geometric_mean == float("inf")
     assert "nonsense" in (found[1].reason or "")

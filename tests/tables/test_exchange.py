@@ -41,7 +41,7 @@ def test_a_table_is_counted_and_summed_up_slowest_first() -> None:
     }  # fmt: skip
     rows = exchange.summary_rows(table())
     assert [r["what"] for r in rows] == ["network net", "Pool", "Conv"]
-    assert rows[-1]["latency_s"] == pytest.approx(1e-3)
+    assert rows[-1]["value"] == pytest.approx(1e-3)
     assert rows[-1]["half_width"] == pytest.approx(0.09)
     assert rows[-1]["readings"] == 21
     assert exchange.recipe_json(table())["fidelity"] == "hardware"

@@ -74,12 +74,12 @@ def test_parquet_holds_every_row_with_its_provenance(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     assert exchange.write_parquet(table(), path) == 4
     frame = pandas.read_parquet(path).set_index("what")
-    assert frame.loc["Conv", "latency_s"] == pytest.approx(1e-3)
+    assert frame.loc["Conv", "value"] == pytest.approx(1e-3)
     assert len(frame.loc["Conv", "readings"]) == 21
     assert frame.loc["network net", "is_network"]
     assert not frame.loc["Lost", "valid"]
     assert "late" in frame.loc["Lost", "failure"]
-    assert pandas.isna(frame.loc["Lost", "latency_s"])
+    assert pandas.isna(frame.loc["Lost", "value"])
     assert set(frame["fidelity"]) == {"hardware"}
     assert exchange.write_parquet(LatencyTable(Recipe.of(CONTEXT)), path) == 0
     with pytest.raises(DataError, match="cannot be written"):

@@ -108,7 +108,8 @@ class SpaceEstimator:
         costs = memory.rows([self.workloads[i] for i in ids])
         distinct = kernels.copy()
         distinct.data[:] = 1
-        flash = memory.flash_bytes + distinct @ costs[:, 0] + kernels @ costs[:, 1]
+        once, each = memory.own_flash[2] + costs[:, 0], memory.own_flash[1] + costs[:, 1]
+        flash = memory.own_flash[0] + distinct @ once + kernels @ each
         workspace = _largest(BlockCounts((), kernels), costs[:, 2])
         ram = memory.ram_bytes + _largest(counts, table[:, RAM]) + workspace
         return {"flash": np.stack([flash, flash * (1 + memory.flash_error)], axis=1), "ram": _exact(ram)}

@@ -1,9 +1,10 @@
 """Flash and RAM of a network on a microcontroller, from what each kernel takes: code once, constants each time.
 
-flash = firmware + code of every distinct kernel + constants of every kernel
+flash = firmware + code of every distinct kernel + constants of every kernel - what each brings as a network of its own
 ram   = firmware and stack + arena (the fullest moment of any block) + workspace (the largest of any kernel)
 
-The firmware's own share is what is left of the whole networks that were measured.
+A kernel alone is a network of one: its names and tables count among its constants. The firmware's own share, and what
+a kernel and a distinct kernel bring too much, is fitted to the whole networks that were measured.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class MemoryPredictor:
             }
             for kind in {*self._classes.values()}
         }
-        self.flash_bytes = self.ram_bytes = 0.0
-        self.flash_error = 0.0
-        """Largest share by which a measured network's flash exceeds its estimate."""
+        self.own_flash = np.zeros(3)
+        """Bytes of the firmware, of each kernel, and of each distinct kernel, beside code and constants."""
+        self.ram_bytes = self.flash_error = 0.0
+        """The firmware's RAM; the largest share by which a measured network's flash exceeds its estimate."""
 
     @classmethod
     def of(cls, table: LatencyTable) -> MemoryPredictor | None:
@@ -52,10 +54,11 @@ class MemoryPredictor:
             {k: kernel_class(table.workloads[k]) for k in known},
         )
         rows = {k: self.row(table.workloads[k]) for n in networks for k in n.parts}
-        kernels = np.array([sum(rows[k][0] + c * rows[k][1] for k, c in network.parts.items()) for network in networks])
+        kernels = np.array([sum(rows[k][0] + c * rows[k][1] for k, c in n.parts.items()) for n in networks])
         flash = np.array([found["flash"][n.id] for n in networks])
-        self.flash_bytes = float(np.median(flash - kernels))
-        self.flash_error = float(max(0.0, (flash / (kernels + self.flash_bytes) - 1).max()))
+        shape = np.array([[1, sum(n.parts.values()), len(n.parts)] for n in networks], dtype=float)
+        self.own_flash = _least_squares(shape, flash - kernels)
+        self.flash_error = float(max(0.0, (flash / (kernels + shape @ self.own_flash) - 1).max()))
         used = [found["arena"][n.id] + max(rows[k][2] for k in n.parts) for n in networks]
         self.ram_bytes = float(np.median([found["ram"][n.id] for n in networks] - np.array(used)))
         return self
@@ -76,7 +79,7 @@ class MemoryPredictor:
         return {
             "kernels": self._kernels,
             "classes": self._classes,
-            "flash": self.flash_bytes,
+            "flash": self.own_flash.tolist(),
             "ram": self.ram_bytes,
             "flash_error": self.flash_error,
         }
@@ -86,8 +89,15 @@ class MemoryPredictor:
         """Read what `to_json` wrote. Raises DataError for anything else."""
         try:
             self = cls(document["kernels"], document["classes"])
-            self.flash_bytes, self.ram_bytes = float(document["flash"]), float(document["ram"])
-            self.flash_error = float(document["flash_error"])
+            self.own_flash = np.array(document["flash"], dtype=float).reshape(3)
+            self.ram_bytes, self.flash_error = float(document["ram"]), float(document["flash_error"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"is not a saved memory predictor ({error})") from error
         return self
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights of three columns, the first a constant; with too few rows to tell more, the constant alone."""
+    if len(y) < 2 * x.shape[1]:
+        return np.array([float(np.median(y)), 0.0, 0.0])
+    return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0])

@@ -154,7 +154,7 @@ def write_forms(
     if "c" in formats:
         from hwnas.toolchains.cgen.folder import write_folder
 
-        written += write_folder(network, device, into / SOURCES)
+        written += write_folder(network, into / SOURCES)
     return written
 
 

@@ -14,6 +14,7 @@ from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout, serve
+from hwnas.toolchains.cache import ArtifactCache
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -83,9 +84,19 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from hwnas.registry import toolchains
 
     into = Path(request["into"])
-    network = onnx.load(str(into / SOURCE))
-    (into / SOURCE).unlink()
-    toolchains.load(request["toolchain"])().build(network, Device.model_validate(request["device"]), into)
+    source = into / SOURCE
+    serialised = source.read_bytes()
+    source.unlink()
+    device = Device.model_validate(request["device"])
+    toolchain = toolchains.load(request["toolchain"])()
+    if not getattr(toolchain, "cached", False):
+        toolchain.build(onnx.load_from_string(serialised), device, into)
+        return {"built": True}
+    kept = ArtifactCache()
+    key = kept.key(serialised, toolchain, device)
+    if not kept.restore(key, into):
+        toolchain.build(onnx.load_from_string(serialised), device, into)
+        kept.keep(key, into)
     return {"built": True}
 
 

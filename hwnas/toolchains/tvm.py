@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 SCHEDULE = "tvm-default"
 PAIR = {"apache-tvm": "0.27.0", "apache-tvm-ffi": "0.1.14"}
+KEY = "options.tvm"
+TARGETS = ("native", "cross")
+OTHER_NAMES = ("i486", "i586", "i686", "amd64", "arm64")
+"""Architectures in triples that LLVM lists by another name."""
 TARGET_KEYS = ("target", "threads", "mtriple", "mcpu", "mattr", "compiler")
 # In the onnx importer, but without an implementation, or imported to something that cannot be compiled.
 QUANTISED = "onnx operators of quantised arithmetic are not imported; export the network as QDQ instead"
@@ -45,16 +50,47 @@ def check_versions() -> None:
 
 
 def cpu_target(options: dict[str, Any]) -> Any:
-    """The TVM target of a device's options: `target: native` for this CPU, else mtriple, mcpu and mattr."""
+    """The TVM target of a device's options: `target: native` for this CPU, `cross` for mtriple, mcpu and mattr.
+
+    Raises ConfigError for a processor or a feature that LLVM does not know: it would build for another one instead.
+    """
     import tvm
     from tvm.target import codegen
 
     kind: dict[str, Any] = {"kind": "llvm", "num-cores": int(options.get("threads", 1))}
     if options.get("target", "native") == "native":
         kind["mcpu"] = codegen.llvm_get_system_cpu()
-    else:
-        kind |= {key: options[key] for key in ("mtriple", "mcpu", "mattr") if key in options}
-    return tvm.target.Target(kind)
+        return tvm.target.Target(kind)
+    if "mtriple" not in options:
+        raise ConfigError("is required to build for another processor, such as aarch64-linux-gnu", key=f"{KEY}.mtriple")
+    triple = str(options["mtriple"])
+    families = [str(family) for family in codegen.llvm_get_targets()]
+    if not triple.startswith((*families, *OTHER_NAMES)):  # asked about any other, LLVM crashes
+        raise ConfigError("LLVM builds for no such processor", key=f"{KEY}.mtriple", given=triple, allowed=families)
+    known = [str(cpu) for cpu in codegen.llvm_get_cpu_archlist(tvm.target.Target({**kind, "mtriple": triple}))]
+    if (cpu := options.get("mcpu")) is not None and cpu not in known:
+        raise ConfigError(f"LLVM knows no such {triple}", key=f"{KEY}.mcpu", given=cpu, allowed=known)
+    kind |= {k: options[k] for k in ("mtriple", "mcpu", "mattr") if k in options}
+    target = tvm.target.Target(kind)
+    features = {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
+    for feature in options.get("mattr", ()):
+        if feature.startswith("+") and feature[1:] not in features:
+            raise ConfigError("LLVM knows no such feature", key=f"{KEY}.mattr", given=feature[1:], allowed=features)
+    return target
+
+
+def linker(options: dict[str, Any]) -> str | None:
+    """The compiler that links for another processor, None for this one's. Raises BuildError where it is missing."""
+    compiler = options.get("compiler")
+    if options.get("target", "native") == "native":
+        return None if compiler is None else str(compiler)
+    compiler = str(compiler or f"{options['mtriple']}-gcc")
+    if shutil.which(compiler) is None:
+        package = f"gcc-{compiler.removesuffix('-gcc')}" if compiler.endswith("-gcc") else compiler
+        raise BuildError(
+            "link", f"{compiler} is missing, which links for {options['mtriple']}: apt-get install {package}"
+        )
+    return compiler
 
 
 def lower(onnx: ModelProto, target: Any) -> Any:
@@ -85,6 +121,7 @@ class TvmToolchain:
     """TVM Relax for CPUs, local or cross-compiled."""
 
     name = "tvm"
+    cached = True
     rules = "tvm"
 
     def version(self) -> str:
@@ -113,7 +150,9 @@ class TvmToolchain:
         options = {"threads": 1, "target": "native", **device.options.get(self.name, {})}
         for key in options:
             if key not in TARGET_KEYS:
-                raise ConfigError("unknown option", key=f"options.tvm.{key}", given=key, allowed=TARGET_KEYS)
+                raise ConfigError("unknown option", key=f"{KEY}.{key}", given=key, allowed=TARGET_KEYS)
+        if options["target"] not in TARGETS:
+            raise ConfigError("unknown target", key=f"{KEY}.target", given=options["target"], allowed=TARGETS)
         os.environ["TVM_NUM_THREADS"] = str(options["threads"])
         for node in onnx.graph.node:
             if reason := self.unsupported(node):
@@ -122,12 +161,11 @@ class TvmToolchain:
         from tvm.support import cc
 
         into.mkdir(parents=True, exist_ok=True)
-        target = cpu_target(options)
+        target, compiler = cpu_target(options), linker(options)
         try:
             fused = lower(onnx, target)
             kernels = sorted(v.name_hint for v, f in fused.functions.items() if isinstance(f, tvm.tirx.PrimFunc))
             library = tvm.compile(fused, target=target)
-            compiler = options.get("compiler")
             library.export_library(str(into / LIBRARY), fcompile=cc.cross_compiler(compiler) if compiler else None)
         except Exception as error:  # TVM raises many classes; what they say is what the user needs
             raise BuildError("tvm", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error

@@ -40,7 +40,6 @@ from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
 from hwnas.graph.precision import Precision
 from hwnas.profiling.subjects import reference_workload
-from hwnas.runners.local import machine_name
 from hwnas.units import show
 
 CLOSE = 1e-3
@@ -67,14 +66,14 @@ def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
         data=dataset.name,
         data_digest=dataset.digest,
         device=run.device.name,
-        machine=machine_name(),
+        machine=outcome.machine,
         fidelity=run.device.fidelity,
         toolchain=best.artifact.toolchain,
         schedule=best.artifact.schedule,
         date=now(),
         budget=outcome.budget.limits(),
         confidence=outcome.budget.confidence,
-        test_accuracy=best.trained.final.test_accuracy,
+        test_accuracy=best.test_accuracy,
         val_accuracies=best.trained.val_accuracies,
         precision=run.settings.precision,
         metric=best.verdict.metric,

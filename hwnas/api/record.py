@@ -27,7 +27,6 @@ from hwnas.report.record import (
     ToolchainResult,
     UsedToolchain,
 )
-from hwnas.runners.local import machine_name
 
 
 def record_of(
@@ -51,7 +50,7 @@ def record_of(
         created=now(),
         hwnas=__version__,
         device=run.device.name,
-        machine=machine_name(),
+        machine=outcome.machine,
         fidelity=run.device.fidelity,
         toolchain=UsedToolchain(
             name=best.artifact.toolchain, version=best.artifact.version, schedule=best.artifact.schedule
@@ -112,7 +111,7 @@ def _finalist(found: finalists.Finalist, is_winner: bool, test_samples: int) -> 
         encoded=trained.encoded,
         winner=is_winner,
         val_accuracies=trained.val_accuracies,
-        test_accuracy=trained.final.test_accuracy,
+        test_accuracy=found.test_accuracy,
         test_samples=test_samples,
         estimate={m: (float(mean), float(high)) for m, (mean, high) in found.estimates.items()},
         readings={found.verdict.metric: found.verdict.readings},

@@ -89,6 +89,7 @@ class Outcome:
     compared: tuple[Compared, ...]
     rounds: int
     agreement: Agreement
+    machine: str
 
 
 RunEvent: TypeAlias = StageBegan | ProfileEvent | SearchEvent | Outcome
@@ -213,9 +214,10 @@ class Run:
                 believed = dict(zip([c.id for c in queried], accuracy.believed(queried, seeds)))
                 best = winner(finalists, believed)
                 if best is not None:
+                    machine = str(bench.board.facts()["machine"])
                     agreed = yield from self._agreed(bench, best)
                     yield from self._retest(accuracy, result)
-                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1, agreed)
+                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1, agreed, machine)
                     return
                 for finalist in finalists:  # reality corrects the predictor, and the search goes on
                     estimates.learn(finalist.trained.candidate, finalist.values)
@@ -356,12 +358,13 @@ class Run:
             tolerance=verify.tolerance,
             precision=self.settings.precision,
             calibration=self.dataset.train.inputs,
+            test=(self.dataset.test.inputs, self.dataset.test.labels),
         )
         index = [
             {
                 "id": t.candidate.id,
                 "encoded": t.encoded,
-                "test_accuracy": t.final.test_accuracy,
+                "test_accuracy": f.test_accuracy,
                 "meets_budget": f.meets_budget,
             }
             for t, f in zip(trained, finalists)

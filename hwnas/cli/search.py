@@ -79,7 +79,7 @@ def follow(run: Run, regret: Sequence[Regret] | None = None) -> RunRecord:
         finally:
             events.close()
         assert outcome is not None
-        shown.begin("bundle", "ONNX fp32 and int8, TVM library, report", 1)
+        shown.begin("bundle", "the winner in every form, report", 1)
         record = finish(run, outcome, regret)
         write_report(record, run.folder / "report.html")
         shown.advance()
@@ -146,7 +146,15 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
             )
         )
     title = f"finalists on {record.device} ({record.machine}), {record.toolchain.name} {record.toolchain.version}, {record.fidelity}"
-    columns = ("", "validation %, a seed each", "test", "estimated", "measured (spaced readings)", "flash", "candidate")
+    columns = (
+        "",
+        "validation %, a seed each",
+        "test",
+        "estimated",
+        f"measured {told}, spaced readings",
+        "flash",
+        "candidate",
+    )
     print_table(title, columns, rows, right=("test", "estimated", "flash"))
     out.print("budget: " + ", ".join(f"{m} <= {metric(m, v)}" for m, v in record.budget.items()))
     if record.noise:

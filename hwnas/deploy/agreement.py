@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,12 +32,19 @@ class Agreement:
     host_accuracy: float
 
 
+def accuracy_of(network: ModelProto, inputs: np.ndarray, labels: np.ndarray) -> float:
+    """Share of n inputs (n x ...) whose largest output is the label, one input at a time through onnxruntime."""
+    session = _session(network)
+    name = session.get_inputs()[0].name
+    hits = [int(np.argmax(session.run(None, {name: x[None]})[0])) == int(y) for x, y in zip(inputs, labels)]
+    return float(np.mean(hits))
+
+
 def agreement(
     board: Board, artifact: Artifact, network: ModelProto, inputs: np.ndarray, labels: np.ndarray, timeout_s: float
 ) -> Agreement:
     """Run the first IMAGES of n inputs (n x ...) on the device and here, one at a time. Raises DeviceError."""
-    # Optimised, onnxruntime fuses quantised operators into integer kernels that round in another way.
-    session = open_session(network.SerializeToString(), {"threads": 1, "graph_optimization": "none"})
+    session = _session(network)
     name = session.get_inputs()[0].name
     board.stage([artifact])
     identical, difference, device_hits, host_hits = 0, 0.0, 0, 0
@@ -52,3 +59,8 @@ def agreement(
         device_hits += int(np.argmax(there)) == int(label)
         host_hits += int(np.argmax(here)) == int(label)
     return Agreement(count, identical, difference, device_hits / count, host_hits / count)
+
+
+def _session(network: ModelProto) -> Any:
+    # Optimised, onnxruntime fuses quantised operators into integer kernels that round in another way.
+    return open_session(network.SerializeToString(), {"threads": 1, "graph_optimization": "none"})

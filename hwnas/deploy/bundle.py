@@ -24,7 +24,7 @@ from hwnas.config import validate
 from hwnas.core.device import Device
 from hwnas.core.estimate import Metric
 from hwnas.core.measurement import Fidelity
-from hwnas.deploy.agreement import Agreement
+from hwnas.deploy.agreement import Agreement, accuracy_of
 from hwnas.deploy.finalists import one_by_one
 from hwnas.digest import digest_bytes
 from hwnas.errors import BuildError, ConfigError, DataError, UnsupportedOperator
@@ -156,14 +156,6 @@ def write_forms(
 
         written += write_folder(network, into / SOURCES)
     return written
-
-
-def accuracy_of(network: ModelProto, inputs: np.ndarray, labels: np.ndarray) -> float:
-    """Share of n inputs (n x ...) whose largest output is the label, one input at a time through onnxruntime."""
-    session = open_session(network.SerializeToString(), {"threads": 1, "graph_optimization": "all"})
-    name = session.get_inputs()[0].name
-    hits = [int(np.argmax(session.run(None, {name: x[None]})[0])) == int(y) for x, y in zip(inputs, labels)]
-    return float(np.mean(hits))
 
 
 def write_bundle(

@@ -14,6 +14,7 @@ from hwnas.accuracy.training import Training
 from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import Budget
 from hwnas.core.workload import Artifact, Candidate
+from hwnas.deploy.agreement import accuracy_of
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import Verdict, measure_networks
 from hwnas.errors import DataError, TrainingFailed
@@ -58,7 +59,7 @@ class Trained:
 class Finalist:
     """A trained candidate with what the device said of it.
 
-    estimates: metric -> (mean, high). values: what the budget is held against (of the device's metric the high reading), in SI.
+    test_accuracy: of the network in the precision that is deployed. estimates: metric -> (mean, high). values: what the budget is held against (of the device's metric the high reading), in SI.
     """
 
     trained: Trained
@@ -67,6 +68,7 @@ class Finalist:
     estimates: Mapping[str, tuple[float, float]]
     values: Mapping[str, float]
     violations: Mapping[str, float]
+    test_accuracy: float | None
 
     @property
     def meets_budget(self) -> bool:
@@ -116,15 +118,17 @@ def measure_finalists(
     tolerance: float,
     precision: Precision,
     calibration: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray],
 ) -> list[Finalist]:
     """Build each finalist, read them in turn, spaced in time, and hold the high reading against the budget.
 
     `estimates` is candidate id -> metric -> (mean, high). Raises BuildError, DeviceError.
     """
     metric = bench.device.metric
+    networks = {t.candidate.id: t.deployed(precision, calibration) for t in trained}
     measured = measure_networks(
         bench,
-        {t.candidate.id: t.deployed(precision, calibration) for t in trained},
+        networks,
         estimates={name: e[metric][0] for name, e in estimates.items() if metric in e},
         confidence=budget.confidence,
         folder=folder,
@@ -136,7 +140,8 @@ def measure_finalists(
     for t in trained:
         m = measured[t.candidate.id]
         estimate = estimates.get(t.candidate.id, {})
-        found.append(Finalist(t, m.artifact, m.verdict, estimate, m.values, budget.violations(m.values)))
+        accuracy = t.final.test_accuracy if precision == "fp32" else accuracy_of(networks[t.candidate.id], *test)
+        found.append(Finalist(t, m.artifact, m.verdict, estimate, m.values, budget.violations(m.values), accuracy))
     return found
 
 
@@ -151,6 +156,7 @@ def finalist_json(found: Finalist) -> dict[str, Any]:
         "tolerance": verdict.tolerance,
         "estimates": {m: list(v) for m, v in found.estimates.items()},
         "values": dict(found.values),
+        "test_accuracy": found.test_accuracy,
     }
 
 
@@ -161,10 +167,11 @@ def finalist_from_json(document: Mapping[str, Any], trained: Trained, budget: Bu
         verdict = Verdict(trained.candidate.id, document["metric"], tuple(document["readings"]), *told)
         estimates = {m: (float(mean), float(high)) for m, (mean, high) in document["estimates"].items()}
         values = {m: float(v) for m, v in document["values"].items()}
+        accuracy = document["test_accuracy"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"is not a finalist's measurement ({error})") from error
     artifact = read_artifact(folder / trained.candidate.id)
-    return Finalist(trained, artifact, verdict, estimates, values, budget.violations(values))
+    return Finalist(trained, artifact, verdict, estimates, values, budget.violations(values), accuracy)
 
 
 def winner(finalists: Sequence[Finalist], believed: Mapping[str, float]) -> Finalist | None:

@@ -17,7 +17,7 @@ from hwnas.api.pieces import load_device, load_toolchain
 from hwnas.api.run import Outcome, Run, now
 from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import METRIC_KIND, Budget, Metric
-from hwnas.deploy.agreement import Agreement, agreement
+from hwnas.deploy.agreement import Agreement, accuracy_of, agreement
 from hwnas.deploy.bundle import (
     DEPLOYED,
     FORMATS,
@@ -27,7 +27,6 @@ from hwnas.deploy.bundle import (
     SAMPLE,
     TEST,
     Promise,
-    accuracy_of,
     default_formats,
     read_arrays,
     read_manifest,

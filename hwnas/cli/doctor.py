@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from hwnas import config
 from hwnas.cli.render import print_json, print_table
 from hwnas.errors import EXIT_NO, HwnasError
 
@@ -39,6 +40,25 @@ def _linker() -> str:
     return found
 
 
+def _program(name: str, package: str, what: str) -> Callable[[], str]:
+    def check() -> str:
+        found = shutil.which(name)
+        if found is None:
+            raise HwnasError(f"none; {what}: apt-get install {package}")
+        return found
+
+    return check
+
+
+def _lab() -> str:
+    lab = config.load_lab()
+    path = config.lab_file()
+    if not path.exists():
+        return f"no {path}: emulated boards and this computer only"
+    serial, linux = len(lab.boards), sum(r.boards for r in lab.rpc)
+    return f"{path}: {serial} boards on serial lines, {linux} behind trackers, {len(lab.meters)} meters"
+
+
 def _python() -> str:
     return platform.python_version()
 
@@ -58,6 +78,20 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ("tvm", True, _tvm),
     ("linker", True, _linker),
     ("xgboost", True, _package("xgboost")),
+    (
+        "arm-none-eabi-gcc",
+        False,
+        _program("arm-none-eabi-gcc", "gcc-arm-none-eabi libnewlib-arm-none-eabi", "Cortex-M boards"),
+    ),
+    ("qemu-system-arm", False, _program("qemu-system-arm", "qemu-system-arm", "emulated Cortex-M boards")),
+    (
+        "aarch64-linux-gnu-gcc",
+        False,
+        _program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu g++-aarch64-linux-gnu", "Raspberry Pi and Jetson"),
+    ),
+    ("qemu-aarch64", False, _program("qemu-aarch64", "qemu-user", "the emulated Raspberry Pi")),
+    ("nvcc", False, _program("nvcc", "nvidia-cuda-toolkit", "device code for Jetson")),
+    ("lab", False, _lab),
     ("pyarrow", False, _package("pyarrow")),
     ("quiet machine", False, _load),
 )

@@ -9,19 +9,27 @@ from onnx import ModelProto
 from hwnas.core.workload import Workload
 from hwnas.graph.view import Operator, View, view
 
-_ACTIVATIONS = {"Clip": "relu6", "Relu": "relu", "HardSwish": "hardswish", "HardSigmoid": "hardsigmoid"}
+_ACTIVATIONS = {
+    "Clip": "relu6", "Relu": "relu", "HardSwish": "hardswish", "HardSigmoid": "hardsigmoid",
+    "QuantizeLinear": "quantise", "DequantizeLinear": "dequantise",
+}  # fmt: skip
+_QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def describe(workload: Workload) -> str:
-    """Such as 'conv 5x5/2 depthwise 16x28x28 + relu6' or 'conv 1x1 16>64 14x14': anchor, input shape, the rest."""
+    """Such as 'conv 5x5/2 depthwise 16x28x28 + relu6' or 'int8 conv 1x1 16>64 14x14': anchor, input shape, the rest.
+
+    A kernel that computes on quantised tensors is called int8; one that only quantises or dequantises is named so.
+    """
     graph = view(ModelProto.FromString(workload.onnx))
-    if not graph.operators:
+    shown = [o for o in graph.operators if o.op not in _QUANTISING]
+    int8 = "int8 " if shown and len(shown) < len(graph.operators) else ""
+    shown = shown or graph.operators
+    if not shown:
         return workload.op
-    anchor = next(
-        (o for o in graph.operators if o.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")), graph.operators[0]
-    )
-    rest = [_ACTIVATIONS.get(o.op, o.op.lower()) for o in graph.operators if o is not anchor]
-    return " + ".join([_anchor(graph, anchor), *rest])
+    anchor = next((o for o in shown if o.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")), shown[0])
+    rest = [_ACTIVATIONS.get(o.op, o.op.lower()) for o in shown if o is not anchor]
+    return int8 + " + ".join([_anchor(graph, anchor), *rest])
 
 
 def _anchor(graph: View, operator: Operator) -> str:

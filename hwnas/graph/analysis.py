@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from hwnas.graph.canonical import canonical_workload, keeps_values
 from hwnas.graph.fusion import Kernel, kernel_of, kernels
@@ -79,7 +79,8 @@ def analyse_workload(workload: Workload) -> Analysis:
 def _analyse(graph: View, parts: Sequence[Kernel]) -> Analysis:
     weights = weight_names(graph)
     distinct = {canonical_workload(graph, kernel.operators, kernel.outputs).id for kernel in parts}
-    constants = sum(graph.types[name].bytes for name in graph.constants if name in graph.readers)
+    held = {name for operator in graph.operators for name in stored_constants(graph, operator)}
+    constants = sum(graph.types[name].bytes for name in held)
     return Analysis(
         macs=sum(operator_macs(graph, operator) for operator in graph.operators),
         elementwise=sum(operator_elements(graph, operator) for operator in graph.operators),
@@ -103,6 +104,24 @@ def weight_names(graph: View) -> list[str]:
             if not keeps_values(operator.op, position, graph.types[name]):
                 found[name] = None
     return list(found)
+
+
+def stored_constants(graph: View, operator: Operator) -> list[str]:
+    """The constants of an operator that are data to its kernel.
+
+    Of what quantises, these are stored integers and the scales of channels, one a channel; the scale and zero point
+    of an activation are part of the code, and the scales of a bias are those of its products.
+    """
+    names = [name for name in operator.inputs if name in graph.constants]
+    if operator.op not in ("QuantizeLinear", "DequantizeLinear"):
+        return names
+    kind = graph.types[operator.inputs[1]]
+    is_bias = graph.types[operator.inputs[0]].dtype == TensorProto.INT32
+    return [
+        name
+        for name in names
+        if name == operator.inputs[0] or (name == operator.inputs[1] and kind.shape and not is_bias)
+    ]
 
 
 def operator_macs(graph: View, operator: Operator) -> int:
@@ -156,7 +175,7 @@ def operator_elements(graph: View, operator: Operator) -> int:
 
 
 def _moved(graph: View, kernel: Kernel) -> int:
-    constants = {n for i in kernel.operators for n in graph.operators[i].inputs if n in graph.constants}
+    constants = {n for i in kernel.operators for n in stored_constants(graph, graph.operators[i])}
     return sum(graph.types[name].bytes for name in (*kernel.inputs, *kernel.outputs, *constants))
 
 

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 Rules = Callable[[View], list[list[int]]]
 """Groups of operator indices; every operator is in exactly one group."""
 
-RULE_SETS: Mapping[str, Rules] = MappingProxyType({"ort": rules_ort.groups, "tvm": rules_tvm.groups})
+RULE_SETS: Mapping[str, Rules] = MappingProxyType(
+    # code generation lowers float operators as TVM does; every quantised group is one kernel of its own. At the
+    # borders of a quantised network, QuantizeLinear and DequantizeLinear are kernels too.
+    {"cgen": rules_tvm.groups, "ort": rules_ort.groups, "tvm": rules_tvm.groups}
+)
 
 
 @dataclass(frozen=True, slots=True)

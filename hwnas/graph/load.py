@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from hwnas.errors import DataError, UnsupportedOperator
 from hwnas.graph.canonical import since_version
 from hwnas.graph.folding import fold_channel_scales, fold_constants
 from hwnas.graph.simplify import drop_dead, simplify_in_place
-from hwnas.graph.view import OPSET, opset_of, without_weights
+from hwnas.graph.view import OPSET, bits_of, opset_of, without_weights
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -70,7 +72,9 @@ def _read(path: Path) -> ModelProto:
         raise DataError("is not an ONNX file, or is cut short", path=path) from None
     if not network.graph.node:
         raise DataError("is not an ONNX file: it holds no operators", path=path)
+    _check_text(network, path)
     _read_external(network, path, size)
+    _check_sizes(network, path)
     if network.functions:
         network = onnx.inliner.inline_local_functions(network)
     return network
@@ -103,6 +107,38 @@ def _read_external(network: ModelProto, path: Path, size: int) -> None:
             tensor.raw_data = stream.read(length)
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
+
+
+def _check_text(message: Message, path: Path) -> None:
+    """Protobuf hands out a string that is not UTF-8 as bytes, which nobody expects of a name."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in value if field.is_repeated else (value,):
+                if not isinstance(text, str):
+                    raise DataError(f"holds a {field.name} that is not text: {bytes(text)[:40]!r}", path=path)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in value if field.is_repeated else (value,):
+                _check_text(inner, path)
+
+
+def _check_sizes(network: ModelProto, path: Path) -> None:
+    """The checker does not compare a tensor's shape with the bytes it holds."""
+    for tensor in _tensors(network.graph):
+        if any(size < 0 for size in tensor.dims):
+            raise DataError(f"tensor {tensor.name!r} declares a negative size: {list(tensor.dims)}", path=path)
+        try:
+            needed = (prod(tensor.dims) * bits_of(tensor.data_type) + 7) // 8
+        except (KeyError, ValueError, TypeError):
+            raise DataError(f"tensor {tensor.name!r} is of the unknown type {tensor.data_type}", path=path) from None
+        if not tensor.HasField("raw_data"):
+            try:
+                onnx.numpy_helper.to_array(tensor)
+            except (ValueError, TypeError) as error:
+                raise DataError(f"tensor {tensor.name!r} does not hold what it declares: {error}", path=path) from None
+        elif len(tensor.raw_data) != needed:
+            shape = "x".join(map(str, tensor.dims)) or "1"
+            message = f"tensor {tensor.name!r} of shape {shape} needs {needed} bytes and holds {len(tensor.raw_data)}"
+            raise DataError(message, path=path)
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hwnas.graph.view import METADATA_OPS, Operator, View
 
-_CLAMPS = frozenset({"Relu", "Clip"})
+CLAMPS = frozenset({"Relu", "Clip"})
+"""What runs within the kernel of the operator before it: two bounds on its integers."""
 
 
 def unshare(graph: View) -> View:
     """The same graph where every DequantizeLinear has one reader, because each kernel dequantises for itself."""
-    shared = [
-        i
-        for i, o in enumerate(graph.operators)
-        if o.op == "DequantizeLinear" and len(graph.readers.get(o.outputs[0], ())) > 1
-    ]
-    if not shared:
+    makers = {operator.outputs[0]: operator for operator in graph.operators if operator.op == "DequantizeLinear"}
+    if all(len(graph.readers.get(name, ())) + (name in graph.outputs) < 2 for name in makers):
         return graph
-    copies: dict[tuple[str, int], str] = {}
-    operators: list[Operator] = []
     types = dict(graph.types)
-    for i, operator in enumerate(graph.operators):
-        operators.append(operator)
-        if i in shared:
-            name = operator.outputs[0]
-            for k, reader in enumerate(graph.readers[name][1:], 1):
-                fresh = f"{name}#{k}"
-                types[fresh] = types[name]
-                copies[name, reader] = fresh
-                operators.append(Operator(operator.op, operator.inputs, (fresh,), operator.attributes, operator.domain))
-    position = {id(operator): i for i, operator in enumerate(graph.operators)}
-    renamed = [
-        Operator(
-            o.op,
-            tuple(copies.get((name, position.get(id(o), -1)), name) for name in o.inputs),
-            o.outputs,
-            o.attributes,
-            o.domain,
-            o.name,
-        )
-        for o in operators
-    ]
-    return View(renamed, graph.inputs, graph.outputs, types, graph.constants, graph.opset)
+    used = set(graph.outputs)
+    copies = 0
+    operators: list[Operator] = []
+    for operator in graph.operators:
+        inputs: list[str] = []
+        for name in operator.inputs:
+            if name in used and name in makers:
+                maker = makers[name]
+                copies += 1
+                types[fresh := f"{name}#{copies}"] = types[name]
+                operators.append(Operator(maker.op, maker.inputs, (fresh,), maker.attributes, maker.domain))
+                name = fresh
+            elif name in makers:
+                used.add(name)
+            inputs.append(name)
+        operators.append(replace(operator, inputs=tuple(inputs)))
+    return View(operators, graph.inputs, graph.outputs, types, graph.constants, graph.opset)
 
 
 def quantised_groups(graph: View) -> list[list[int]]:
@@ -55,7 +47,7 @@ def quantised_groups(graph: View) -> list[list[int]]:
             continue
         group = [*dequantised, i]
         after = graph.sole_reader(operator.outputs[0])
-        if after is not None and graph.operators[after].op in _CLAMPS and operator.op not in METADATA_OPS:
+        if after is not None and graph.operators[after].op in CLAMPS and operator.op not in METADATA_OPS:
             clamp = after
             after = graph.sole_reader(graph.operators[clamp].outputs[0])
             if after is not None and graph.operators[after].op == "QuantizeLinear":

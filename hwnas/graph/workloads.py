@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import log2, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from hwnas.core.workload import Workload
 from hwnas.errors import DataError, HwnasError
 from hwnas.graph.canonical import canonical_workload
+from hwnas.graph.rules_qdq import CLAMPS
 from hwnas.graph.view import Operator, TensorType, View, has_values, view, without_weights
 
 MAX_WORKLOAD_BYTES = 256 * 1024
@@ -27,6 +28,7 @@ _INCONSISTENT = (
 )  # fmt: skip
 """What reading a graph raises whose parts do not belong together."""
 
+SUMS = frozenset({"Add", "Sub"})
 MAC_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -136,26 +138,35 @@ def _index(graph: View, operator: Operator, position: int, kind: TensorType) -> 
     return np.ones(kind.shape)
 
 
-ACTIVATION_SCALE = 0.04
-"""Steps of quantised activations in a materialised workload: 256 of them cover about -5 to 5."""
+ACTIVATION_EXPONENT = -5
+"""Quantised activations of a materialised workload have steps of 1/32: 256 of them cover 8."""
 
 
 def _quantised(graph: View, operator: Operator, position: int, kind: TensorType, rng: np.random.Generator) -> Any:
-    """Stored integers, scales and zero points that belong together: a bias has the scale of its products."""
+    """Stored integers, scales and zero points that belong together, every scale a power of two: a bias has the scale
+    of its products, channels differ, and so do summands, as in a calibrated network, whose code it has to run."""
     stored = operator.inputs[0] in graph.constants
+    source = graph.producer.get(operator.inputs[0])
     if position == 2:
-        return np.full(kind.shape, 128 if kind.dtype == TensorProto.UINT8 else 0)
-    reader = graph.operators[graph.readers[operator.outputs[0]][0]] if stored else None
+        clamped = source is not None and graph.operators[source].op in CLAMPS
+        return np.full(kind.shape, 128 if kind.dtype == TensorProto.UINT8 and not clamped else 0)
+    if position == 1 and not stored:
+        return np.full(kind.shape, 2.0 ** (ACTIVATION_EXPONENT + _is_first_summand(graph, operator)))
     if position == 1:
-        if reader is None:
-            return np.full(kind.shape, ACTIVATION_SCALE)
-        if reader.op in MAC_WEIGHTS:
-            is_bias = len(reader.inputs) > 2 and reader.inputs[2] == operator.outputs[0]
-            weight = 1 if is_bias else reader.inputs.index(operator.outputs[0])
-            # integers are uniform in +-127, so their standard deviation is 127 / sqrt(3)
-            step = sqrt(2 / fan_in(reader, weight, graph.types[reader.inputs[weight]])) / (127 / sqrt(3))
-            return np.full(kind.shape, step * ACTIVATION_SCALE if is_bias else step)
-        return np.full(kind.shape, 0.01)
+        reader = graph.operators[graph.readers[operator.outputs[0]][0]]
+        if reader.op not in MAC_WEIGHTS:
+            return np.full(kind.shape, 2.0**-7)
+        is_bias = len(reader.inputs) > 2 and reader.inputs[2] == operator.outputs[0]
+        weight = 1 if is_bias else reader.inputs.index(operator.outputs[0])
+        # integers are uniform in +-127, so their standard deviation is 127 / sqrt(3)
+        step = sqrt(2 / fan_in(reader, weight, graph.types[reader.inputs[weight]])) / (127 / sqrt(3))
+        channels = np.arange(kind.elements).reshape(kind.shape)
+        return 2.0 ** (round(log2(step)) - channels % 2 + (ACTIVATION_EXPONENT if is_bias else 0))
     limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kind.dtype))
     span = min(int(limits.max), 127)
     return rng.integers(max(int(limits.min), -span), span, kind.shape, endpoint=True)
+
+
+def _is_first_summand(graph: View, operator: Operator) -> bool:
+    readers = graph.readers.get(operator.outputs[0], ())
+    return any(graph.operators[i].op in SUMS and graph.operators[i].inputs[0] == operator.outputs[0] for i in readers)

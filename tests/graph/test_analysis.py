@@ -6,6 +6,7 @@ from onnx import helper
 
 from hwnas.graph.analysis import KERNEL_CODE_BYTES, analyse, analyse_workload
 from hwnas.graph.fusion import RULE_SETS, split
+from hwnas.graph.precision import cast
 from tests.graph.networks import FAMILIES, exported, graph, module, ones
 
 make = helper.make_node
@@ -101,3 +102,45 @@ def test_parameters_are_torch_s_with_normalisation_folded(family: str) -> None:
         if isinstance(part, (nn.Conv2d, nn.Linear)):
             folded += part.weight.numel() + part.weight.shape[0]
     assert analyse(exported(family)).params == folded
+
+
+def test_an_int8_convolution_by_hand() -> None:
+    nodes = [make("Conv", ["x", "w", "b"], ["a"], strides=[2, 2], pads=[1] * 4), make("Relu", ["a"], ["y"])]
+    network = graph(nodes, {"x": (1, 3, 8, 8)}, {"w": ones(16, 3, 3, 3), "b": ones(16)})
+    network.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 16, 4, 4)))
+    facts = analyse(cast(network, "int8", quantised_input=True, quantised_output=True), "cgen")
+    assert facts.macs == 16 * 4 * 4 * 27
+    assert facts.elementwise == 2 * 16 * 4 * 4  # the clamp and the scaling of the result
+    assert facts.params == 16 * 27 + 16
+    assert facts.weight_bytes == 16 * 27 + 4 * 16  # the bias is int32
+    assert facts.kernels == 1
+    assert facts.peak_activation_bytes == 3 * 64 + 16 * 16
+    stored = facts.weight_bytes + 4 * 16  # and one scale a channel
+    assert facts.moved_bytes == 3 * 64 + 16 * 16 + stored
+    assert facts.flash_bytes == stored + KERNEL_CODE_BYTES
+
+
+def test_the_float_border_of_an_int8_network_by_hand() -> None:
+    network = graph([make("Relu", ["x"], ["y"])], {"x": (1, 8)})
+    network.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 8)))
+    facts = analyse(cast(network, "int8"), "cgen")
+    assert facts.kernels == 3
+    assert facts.peak_activation_bytes == 5 * 8
+    assert facts.moved_bytes == (4 + 1) * 8 + 2 * 8 + (1 + 4) * 8
+    assert facts.flash_bytes == 3 * KERNEL_CODE_BYTES
+    assert (facts.params, facts.weight_bytes, facts.macs) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("family", ["residual", "depthwise", "excite", "cell"])
+def test_int8_networks_have_the_work_of_their_fp32_form_and_less_memory(family: str) -> None:
+    full, small = analyse(exported(family), "cgen"), analyse(cast(exported(family), "int8"), "cgen")
+    assert small.macs >= full.macs  # a batch norm that stands alone becomes a depthwise convolution
+    assert small.macs == full.macs or family == "cell"
+    assert small.params <= full.params
+    assert small.weight_bytes < full.weight_bytes / 2
+    assert small.moved_bytes < full.moved_bytes / 2
+    found = split(cast(exported(family), "int8"), "cgen")
+    parts = [analyse_workload(found.workloads[i]) for i in found.order]
+    assert small.moved_bytes == sum(p.moved_bytes for p in parts)
+    assert small.weight_bytes == sum(p.weight_bytes for p in parts)
+    assert small.kernels == len(parts)

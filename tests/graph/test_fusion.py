@@ -207,3 +207,32 @@ def test_an_unknown_rule_set_and_an_old_opset_are_named() -> None:
     network.opset_import[0].version = 13
     with pytest.raises(DataError, match="opset 13, at least 18 is needed; load it with load_onnx"):
         split(network, "ort")
+
+
+def quantised_twice_read(both: bool) -> ModelProto:
+    """A sum of dequantised tensors where one DequantizeLinear is read twice, as other tools write it."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Add", ["d", "d"] if both else ["d", "k"], ["a"]), helper.make_node("QuantizeLinear", ["a", "s", "z"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "s", "z"], ["y"]),
+    ]  # fmt: skip
+    weights = {"s": np.float32(0.5), "z": np.uint8(3), "k": np.float32(2)}
+    outputs = ("y", "d") if not both else ("y",)
+    network = graph(nodes, {"x": (1, 4)}, weights, outputs)
+    for value in network.graph.output:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, 1, (1, 4)))
+    return network
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_dequantised_tensor_read_twice_is_dequantised_in_each_kernel(both: bool) -> None:
+    found = split(quantised_twice_read(both), "cgen")
+    ops = [found.workloads[i].op for i in found.order]
+    assert sorted(ops) == sorted(
+        ["QuantizeLinear", "Add:int8", "DequantizeLinear", *(["DequantizeLinear"] * (not both))]
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_code_generation_fuses_floats_as_tvm_does(family: str) -> None:
+    assert split(exported(family), "cgen").order == split(exported(family), "tvm").order

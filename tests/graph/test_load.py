@@ -163,6 +163,43 @@ def test_damaged_files_raise_only_our_errors(
         pass
 
 
+@pytest.mark.parametrize("name", [b"little", b"Conv"])
+def test_a_name_that_is_not_text_is_a_data_error(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(small().SerializeToString().replace(name, b"\x80" + name[1:]))
+    with pytest.raises(DataError, match=r"net.onnx: holds a (name|op_type) that is not text: b'.x80"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize(("dims", "reason"), [
+    ([4, 3, 3, 2], "tensor 'w' of shape 4x3x3x2 needs 288 bytes and holds 432"),
+    ([4, 3, -3, -3], "tensor 'w' declares a negative size"),
+])  # fmt: skip
+def test_a_tensor_that_lies_about_its_size_is_a_data_error(tmp_path: Path, dims: list[int], reason: str) -> None:
+    network = small()
+    network.graph.initializer[0].dims[:] = dims
+    onnx.save(network, tmp_path / "net.onnx")
+    with pytest.raises(DataError, match=f"net.onnx: {reason}"):
+        load_onnx(tmp_path / "net.onnx")
+
+
+def test_a_tensor_with_too_few_numbers_is_a_data_error(tmp_path: Path) -> None:
+    network = small()
+    network.graph.initializer[0].ClearField("raw_data")
+    network.graph.initializer[0].float_data.extend([1.0] * 5)
+    onnx.save(network, tmp_path / "net.onnx")
+    with pytest.raises(DataError, match="net.onnx: tensor 'w' does not hold what it declares"):
+        load_onnx(tmp_path / "net.onnx")
+
+
+def test_a_tensor_of_an_unknown_type_is_a_data_error(tmp_path: Path) -> None:
+    network = small()
+    network.graph.initializer[0].data_type = 99
+    onnx.save(network, tmp_path / "net.onnx")
+    with pytest.raises(DataError, match="net.onnx: tensor 'w' is of the unknown type 99"):
+        load_onnx(tmp_path / "net.onnx")
+
+
 def test_a_truncated_file_is_a_data_error(tmp_path: Path) -> None:
     data = exported("residual").SerializeToString()
     path = tmp_path / "cut.onnx"

@@ -3,45 +3,22 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import ModelProto, helper
-from torch import nn
 
 from hwnas.errors import BuildError, DataError
 from hwnas.graph.analysis import analyse, analyse_workload
-from hwnas.graph.export import export
 from hwnas.graph.fusion import RULE_SETS, split
 from hwnas.graph.quantize import quantize
+from hwnas.graph.view import view
 from hwnas.graph.workloads import materialize, parse_workload
-from tests.graph.networks import exported, feeds, graph, session
+from tests.graph.networks import exported, feeds, graph, ones, session
+
+make = helper.make_node
 
 
 def random_inputs(n: int, shape: tuple[int, ...]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.normal(size=shape).astype(np.float32) for _ in range(n)]
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[ModelProto, np.ndarray, np.ndarray]:
-    """A small convolutional network trained on scikit-learn's digits, with its held-out images and labels."""
-    from sklearn.datasets import load_digits
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images.reshape(-1, 1, 8, 8) / 8 - 1, dtype=torch.float32)
-    y = torch.tensor(labels)
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1, groups=16), nn.ReLU6(),
-        nn.Conv2d(16, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(30):
-        for start in range(0, 1200, 100):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(net(x[start : start + 100]), y[start : start + 100]).backward()
-            optimiser.step()
-    return export(net, (1, 1, 8, 8)), x.numpy()[:, None], y.numpy()
 
 
 def accuracy(network: ModelProto, images: np.ndarray, labels: np.ndarray) -> float:
@@ -133,10 +110,134 @@ def test_calibration_data_that_does_not_fit_is_refused() -> None:
         quantize(two, [np.zeros((1, 4), np.float32)])
 
 
-def test_what_onnxruntime_cannot_quantise_is_a_build_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = graph([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 4)})
-    network.graph.node[0].op_type = "Rleu"
-    network.graph.output[0].type.tensor_type.shape.dim.add(dim_value=1)
-    network.graph.output[0].type.tensor_type.shape.dim.add(dim_value=4)
-    with pytest.raises(BuildError, match="build failed in quantize"):
-        quantize(network, [np.zeros((1, 4), np.float32)])
+def hostile() -> dict[str, tuple[ModelProto, str]]:
+    """Networks that cannot be quantised, with the reason that must be given."""
+    image = {"x": (1, 3, 8, 8)}
+    unknown = graph([make("Relu", ["x"], ["y"], name="r1")], {"x": (1, 4)})
+    unknown.graph.node[0].op_type = "Rleu"
+    foreign = graph([make("Relu", ["x"], ["y"], name="r1", domain="org.example")], {"x": (1, 4)})
+    for network in (unknown, foreign):
+        network.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 4)))
+    row = {"x": (1, 4)}
+    nan = ones(4, 3, 1, 1)
+    nan[0, 0] = np.nan
+    double = graph([make("Relu", ["x"], ["y"])], row)
+    double.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    double.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, (1, 4)))
+    valueless = graph([make("Conv", ["x", "w"], ["y"], name="c1")], image, {"w": ones(4, 3, 1, 1)})
+    valueless.graph.initializer[0].ClearField("raw_data")
+    shapes = "weights must be its second operand and a matrix"
+    return {
+        "unknown": (unknown, "Rleu 'r1' cannot be quantised: not an operator of ONNX"),
+        "foreign": (foreign, "Relu 'r1' cannot be quantised: it is of domain 'org.example'"),
+        "twice": (quantize(exported("depthwise"), random_inputs(1, (1, 3, 32, 32))), "QuantizeLinear '.*already"),
+        "computed": (
+            graph([make("Relu", ["w"], ["v"]), make("Conv", ["x", "v"], ["y"], name="c1")], image, {"w": ones(4, 3, 1, 1)}),
+            "Conv 'c1' cannot be quantised: operand 'v' is not a constant",
+        ),
+        "valueless": (valueless, "Conv 'c1' cannot be quantised: operand 'w' is not a constant with values"),
+        "nan": (
+            graph([make("Conv", ["x", "w"], ["y"], name="c1")], image, {"w": nan}),
+            "Conv 'c1' (cannot be quantised: its weights are not finite|gives values that are not finite)",
+        ),
+        "huge": (
+            graph([make("Conv", ["x", "w"], ["y"], name="c1")], image, {"w": 1e30 * ones(4, 3, 1, 1)}),
+            "Conv 'c1' .*too large",
+        ),
+        "transposed": (
+            graph([make("Gemm", ["x", "w"], ["y"], name="g1", transA=1)], {"x": (4, 1)}, {"w": ones(4, 2)}),
+            "Gemm 'g1' cannot be quantised: its first operand is transposed",
+        ),
+        "left": (
+            graph([make("MatMul", ["w", "x"], ["y"], name="m1")], {"x": (4, 2)}, {"w": ones(3, 4)}),
+            f"MatMul 'm1' cannot be quantised: {shapes}",
+        ),
+        "bias": (
+            graph([make("Gemm", ["x", "w", "b"], ["y"], name="g1")], {"x": (3, 4)}, {"w": ones(4, 2), "b": ones(3, 2)}),
+            "Gemm 'g1' cannot be quantised: its bias of shape .3, 2. is not one row",
+        ),
+        "double": (double, "input 'x' cannot be quantised: it is double"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [
+    "unknown", "foreign", "twice", "computed", "valueless", "nan", "huge", "transposed", "left", "bias", "double",
+])  # fmt: skip
+def test_what_cannot_be_quantised_is_named(name: str) -> None:
+    network, reason = hostile()[name]
+    shape = tuple(d.dim_value for d in network.graph.input[0].type.tensor_type.shape.dim)
+    with pytest.raises(BuildError, match=f"build failed in quantize: .*{reason}"):
+        quantize(network, [np.ones(shape, np.float32)])
+
+
+def test_tiny_summands_are_kept_within_reach_of_float32() -> None:
+    nodes = [make("Conv", ["x", "u"], ["a"]), make("Conv", ["x", "v"], ["b"]), make("Add", ["a", "b"], ["c"]),
+             make("Relu", ["c"], ["y"])]  # fmt: skip
+    weights = {"u": 1e6 * ones(2, 3, 1, 1), "v": 1e-6 * ones(2, 3, 1, 1)}
+    int8 = quantize(graph(nodes, {"x": (1, 3, 4, 4)}, weights), random_inputs(4, (1, 3, 4, 4)))
+    found = view(int8)
+    for operator in found.operators:
+        if operator.op == "Add":
+            sources = [found.operators[found.producer[name]] for name in operator.inputs]
+            scales = [found.scalar(source.inputs[1]) or 0.0 for source in sources]
+            assert max(scales) / min(scales) <= 2.0**15
+
+
+@pytest.mark.parametrize("constant", [1e-9, 1e7])
+def test_constant_summands_stay_within_reach_too(constant: float) -> None:
+    nodes = [make("Conv", ["x", "w"], ["a"]), make("Relu", ["a"], ["b"]), make("Add", ["b", "k"], ["y"])]
+    network = graph(nodes, {"x": (1, 3, 4, 4)}, {"w": ones(2, 3, 1, 1), "k": constant * ones(1, 2, 1, 1)})
+    found = view(quantize(network, random_inputs(4, (1, 3, 4, 4))))
+    (total,) = (operator for operator in found.operators if operator.op == "Add")
+    sources = [found.operators[found.producer[name]] for name in total.inputs]
+    scales = [found.scalar(source.inputs[1]) or 0.0 for source in sources]
+    assert max(scales) / min(scales) == 2.0**15
+
+
+def test_moves_share_their_scale_and_run_no_kernel() -> None:
+    nodes = [make("MaxPool", ["x"], ["a"], kernel_shape=[2, 2]), make("Flatten", ["a"], ["b"]), make("Relu", ["b"], ["c"]),
+             make("Concat", ["b", "c"], ["y"], axis=1)]  # fmt: skip
+    network = graph(nodes, {"x": (1, 3, 4, 4)})
+    network.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 54)))
+    int8 = quantize(network, random_inputs(4, (1, 3, 4, 4)))
+    assert len({node.input[1] for node in int8.graph.node if node.op_type == "QuantizeLinear"}) == 1
+    found = split(int8, "cgen")
+    assert [found.workloads[i].op for i in found.order] == [
+        "QuantizeLinear", "MaxPool:int8", "Relu:int8", "Concat:int8", "DequantizeLinear",
+    ]  # fmt: skip
+
+
+def test_clamps_stay_with_their_operator() -> None:
+    int8 = quantize(exported("depthwise"), random_inputs(4, (1, 3, 32, 32)))
+    found = split(int8, "cgen")
+    ops = [found.workloads[i].op for i in found.order]
+    assert ops[0] == "QuantizeLinear" and ops[-1] == "DequantizeLinear"
+    assert set(ops[1:-1]) == {"Conv+Clip:int8", "Conv:int8", "Add:int8", "ReduceMean:int8", "Gemm:int8"}
+    assert ops.count("Conv+Clip:int8") == 5
+
+
+def test_a_lonely_batch_norm_becomes_a_depthwise_convolution() -> None:
+    int8 = quantize(exported("cell"), random_inputs(4, (1, 3, 16, 16)))
+    assert "BatchNormalization" not in {node.op_type for node in int8.graph.node}
+    full = session(exported("cell")).run(None, {"input": (x := random_inputs(1, (1, 3, 16, 16))[0])})[0]
+    small = session(int8).run(None, {"input": x})[0]
+    assert np.abs(full - small).max() < 0.1 * np.abs(full).max()
+
+
+def test_factors_of_a_gemm_are_part_of_its_weights() -> None:
+    weights = {"w": np.eye(4, dtype=np.float32), "b": np.array([1.0], np.float32)}
+    network = graph([make("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0)], {"x": (1, 4)}, weights)
+    network.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, (1, 4)))
+    x = np.array([[0.5, -1.0, 1.5, 2.0]], np.float32)
+    np.testing.assert_array_equal(session(quantize(network, [x])).run(None, {"x": x})[0], 0.5 * x + 2)
+
+
+def test_power_of_two_scales_cost_little(digits: tuple[ModelProto, np.ndarray, np.ndarray]) -> None:
+    network, images, labels = digits
+    full = session(network)
+    logits = np.concatenate([full.run(None, {"input": i})[0] for i in images[1200:]])
+    for scales, decibels in (("free", 28), ("power-of-two", 23)):
+        running = session(quantize(network, list(images[:100]), scales))  # type: ignore[arg-type]
+        made = np.concatenate([running.run(None, {"input": i})[0] for i in images[1200:]])
+        assert 10 * np.log10(np.square(logits).sum() / np.square(made - logits).sum()) > decibels
+        assert np.mean(made.argmax(1) == labels[1200:]) > np.mean(logits.argmax(1) == labels[1200:]) - 0.01

@@ -18,6 +18,8 @@ from hwnas.core.workload import Workload
 from hwnas.errors import DataError
 from hwnas.graph.export import export
 from hwnas.graph.fusion import RULE_SETS, split
+from hwnas.graph.precision import cast
+from hwnas.graph.view import view
 from hwnas.graph.workloads import materialize, parse_workload
 from tests.graph.networks import FAMILIES, exported, feeds, graph, module, ones, session
 
@@ -198,3 +200,19 @@ def test_damaged_workloads_raise_only_data_errors(position: int, value: int, cut
         assert parse_workload(bytes(data), workload.op).onnx == bytes(data)
     except DataError:
         pass
+
+
+def test_materialised_scales_are_powers_of_two_and_summands_differ() -> None:
+    found = split(cast(exported("depthwise"), "int8"), "cgen").workloads.values()
+    for workload in found:
+        constants = view(materialize(workload))
+        scales = {o.outputs[0]: constants.array(o.inputs[1]) for o in constants.operators if o.op == "DequantizeLinear"}
+        assert all((np.frexp(scale)[0] == 0.5).all() for scale in scales.values() if scale is not None)
+        for operator in constants.operators:
+            given = [scales[name] for name in operator.inputs if name in scales]
+            if operator.op == "Add":
+                assert given[0] == 2 * given[1]  # type: ignore[operator]
+            if operator.op in ("Conv", "Gemm"):
+                assert len(set(given[1].tolist())) == 2  # type: ignore[union-attr]
+                np.testing.assert_array_equal(given[0] * given[1], given[2])  # type: ignore[operator]
+    assert {"Add:int8", "Gemm:int8"} <= {w.op for w in found}

@@ -10,6 +10,8 @@ import pytest
 from hwnas.core.workload import Workload
 from hwnas.graph.builder import GraphBuilder
 from hwnas.graph.fusion import split
+from hwnas.graph.precision import cast
+from hwnas.graph.workloads import materialize
 from hwnas.predictors.features import CLASSES, NAMES, features, kernel_class, work
 
 
@@ -96,3 +98,56 @@ def test_pools_sums_and_the_rest_have_their_kinds() -> None:
 def test_no_workloads_have_an_empty_table() -> None:
     assert features([]).shape == (0, len(NAMES))
     assert np.isfinite(features([conv(), linear()])).all()
+
+
+def quantised(workload: Workload) -> Workload:
+    """The int8 form of a workload in the midst of a network."""
+    network = cast(materialize(workload), "int8", quantised_input=True, quantised_output=True)
+    (found,) = split(network, "cgen").workloads.values()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("workload", "expected"),
+    [
+        (conv(), "dense conv"),
+        (conv(kernel=1), "pointwise conv"),
+        (conv(channels=4, groups=4), "depthwise conv"),
+        (conv(channels=4, groups=2), "grouped conv"),
+        (linear(), "matmul"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_int8_kernels_are_of_the_same_kind_and_shape(workload: Workload, expected: str) -> None:
+    small = quantised(workload)
+    assert kernel_class(small) == expected
+    row, full = named(small), named(workload)
+    same = (
+        "macs",
+        "weights",
+        "out_elements",
+        "depth_of_sum",
+        "channels_in",
+        "channels_out",
+        "height",
+        "kernel",
+        "stride",
+    )
+    assert {k: row[f"log_{k}"] for k in same} == {k: full[f"log_{k}"] for k in same}
+    assert [row[k] for k in ("residual", "fills_16", "padded")] == [full[k] for k in ("residual", "fills_16", "padded")]
+    assert (row["quantised"], full["quantised"]) == (1, 0)
+    assert row["log_moved_bytes"] < full["log_moved_bytes"] - 1
+
+
+def test_int8_pools_sums_and_borders_have_their_kinds() -> None:
+    def kinds(network: GraphBuilder, value: object) -> list[str]:
+        parts = split(cast(network.build(value), "int8"), "cgen")  # type: ignore[arg-type]
+        return [kernel_class(parts.workloads[i]) for i in parts.order]
+
+    pool = GraphBuilder("p")
+    pooled = pool.average_pool(pool.input((1, 4, 8, 8)), 3, 1, 1, False)
+    assert kinds(pool, pooled) == ["elementwise", "pool", "elementwise"]
+    total = GraphBuilder("s")
+    x = total.input((1, 4, 8, 8))
+    added = total.spatial_mean(total.add(x, x))
+    assert kinds(total, added) == ["elementwise", "elementwise", "reduce", "elementwise"]

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 
 from hwnas import __version__, registry
+from hwnas.api.judging import Outcome
 from hwnas.api.pieces import load_device, load_toolchain
-from hwnas.api.run import Outcome, Run, now
+from hwnas.api.run import Run, now
 from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import METRIC_KIND, Budget, Metric
 from hwnas.deploy.agreement import Agreement, accuracy_of, agreement

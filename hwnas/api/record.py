@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from hwnas import __version__
 from hwnas.accuracy.table import AccuracyTable, test_retest
 from hwnas.accuracy.training import Training
+from hwnas.api.judging import Outcome
 from hwnas.api.pieces import breakdown, load_toolchain
-from hwnas.api.run import Outcome, Run, now
+from hwnas.api.run import Run, now
 from hwnas.deploy import finalists
 from hwnas.deploy.agreement import Agreement
 from hwnas.graph.describe import describe

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +31,7 @@ from hwnas.accuracy.pool import TrainingPool
 from hwnas.accuracy.table import AccuracyTable
 from hwnas.accuracy.trained import TrainedAccuracy, require_fit
 from hwnas.accuracy.training import Training
+from hwnas.api.judging import Outcome, StageBegan, agreed, judged
 from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
@@ -39,13 +40,7 @@ from hwnas.core.estimate import Budget, Metric
 from hwnas.core.interfaces import BatchSpace
 from hwnas.core.trial import SearchResult
 from hwnas.core.workload import Candidate
-from hwnas.deploy.agreement import IMAGES, Agreement, agreement
 from hwnas.deploy.finalists import (
-    Finalist,
-    finalist_from_json,
-    finalist_json,
-    measure_finalists,
-    train_finalists,
     winner,
 )
 from hwnas.deploy.measurer import Bench, measure_candidates
@@ -68,28 +63,6 @@ SEARCH_BATCH = 4
 """Candidates that go on to training before the strategy learns from them: two for each training process."""
 COMPARED = 3
 """Networks that the toolchains are compared on."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageBegan:
-    """A stage began; `detail` is for people."""
-
-    name: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the run ended: finalists of the last round, the winner, and what the record needs to know."""
-
-    finalists: tuple[Finalist, ...]
-    winner: Finalist
-    result: SearchResult
-    budget: Budget
-    compared: tuple[Compared, ...]
-    rounds: int
-    agreement: Agreement
-    machine: str
 
 
 RunEvent: TypeAlias = StageBegan | ProfileEvent | SearchEvent | Outcome
@@ -208,16 +181,16 @@ class Run:
                         result = event.result
                 assert result is not None
                 verdicts = self.folder / f"verdicts-{number + 1}.json"
-                finalists = yield from self._judge(accuracy, bench, result, budget, estimates.estimate, verdicts)
+                finalists = yield from judged(self, accuracy, bench, result, budget, estimates.estimate, verdicts)
                 queried = [t.candidate for t in result.trials if t.accuracy is not None]
                 seeds = {f.trained.candidate.id: [seed for seed, _ in f.trained.curves] for f in finalists}
                 believed = dict(zip([c.id for c in queried], accuracy.believed(queried, seeds)))
                 best = winner(finalists, believed)
                 if best is not None:
                     machine = str(bench.board.facts()["machine"])
-                    agreed = yield from self._agreed(bench, best)
+                    found = yield from agreed(self, bench, best)
                     yield from self._retest(accuracy, result)
-                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1, agreed, machine)
+                    yield Outcome(tuple(finalists), best, result, budget, self._compared(), number + 1, found, machine)
                     return
                 for finalist in finalists:  # reality corrects the predictor, and the search goes on
                     estimates.learn(finalist.trained.candidate, finalist.values)
@@ -315,80 +288,6 @@ class Run:
             return [r.losses[0] if isinstance(r, Training) and r.losses else float("inf") for r in results]
 
         return losses
-
-    def _judge(
-        self,
-        accuracy: TrainedAccuracy,
-        bench: Bench,
-        result: SearchResult,
-        budget: Budget,
-        estimate: Any,
-        verdicts: Path,
-    ) -> Generator[RunEvent, None, list[Finalist]]:
-        """Train and measure the best feasible candidates; what was measured before is read from `verdicts`."""
-        verify = self.settings.verify
-        known = [t for t in result.trials if t.accuracy is not None]
-        believed = dict(zip([t.number for t in known], accuracy.believed([t.candidate for t in known])))
-        pool = sorted((t for t in known if t.feasible), key=lambda t: (-believed[t.number], t.number))
-        if not pool:
-            closest = min(result.trials, key=lambda t: max(t.violations.values(), default=0.0))
-            raise NoFeasibleCandidate(closest.encoded, dict(closest.violations))
-        chosen = [t.candidate for t in pool[: verify.top]]
-        seeds = [accuracy.seed + i for i in range(verify.seeds)]
-        yield StageBegan("finalists", f"{len(chosen)} networks on {len(seeds)} seeds, then in full")
-        trained = train_finalists(accuracy, chosen, seeds)
-        folder = self.folder / "finalists"
-        if verdicts.exists():
-            measured = {v["id"]: v for v in json.loads(verdicts.read_text())}
-            if measured.keys() == {t.candidate.id for t in trained}:
-                return [finalist_from_json(measured[t.candidate.id], t, budget, folder) for t in trained]
-        yield StageBegan("verify", f"{verify.readings} spaced readings of each on {self.device.name}")
-        table = estimate(np.array([c.genotype for c in chosen]))
-        estimates: dict[str, dict[str, tuple[float, float]]] = {
-            c.id: {m: (float(v[i, 0]), float(v[i, 1])) for m, v in table.items()} for i, c in enumerate(chosen)
-        }
-        finalists = measure_finalists(
-            bench,
-            trained,
-            budget,
-            estimates=estimates,
-            folder=folder,
-            readings=verify.readings,
-            spacing_s=verify.spacing,
-            tolerance=verify.tolerance,
-            precision=self.settings.precision,
-            calibration=self.dataset.train.inputs,
-            test=(self.dataset.test.inputs, self.dataset.test.labels),
-        )
-        index = [
-            {
-                "id": t.candidate.id,
-                "encoded": t.encoded,
-                "test_accuracy": f.test_accuracy,
-                "meets_budget": f.meets_budget,
-            }
-            for t, f in zip(trained, finalists)
-        ]
-        for t in trained:
-            deployed = t.deployed(self.settings.precision, self.dataset.train.inputs)
-            (folder / f"{t.candidate.id}.onnx").write_bytes(deployed.SerializeToString())
-        write_atomically(self.folder / "finalists.json", json.dumps(index, indent=1) + "\n")
-        write_atomically(verdicts, json.dumps([finalist_json(f) for f in finalists], indent=1) + "\n")
-        return finalists  # the value of `yield from`
-
-    def _agreed(self, bench: Bench, best: Finalist) -> Generator[RunEvent, None, Agreement]:
-        """The winner's outputs on the device against this computer's, on test images; kept in agreement.json."""
-        path = self.folder / "agreement.json"
-        if path.exists():
-            known = json.loads(path.read_text())
-            if known.pop("id") == best.trained.candidate.id:
-                return Agreement(**known)
-        test = self.dataset.test
-        yield StageBegan("agreement", f"{min(IMAGES, len(test))} test inputs on {self.device.name} and here")
-        network = best.trained.deployed(self.settings.precision, self.dataset.train.inputs)
-        found = agreement(bench.board, best.artifact, network, test.inputs, test.labels, self.device.protocol.timeout)
-        write_atomically(path, json.dumps({"id": best.trained.candidate.id, **asdict(found)}, indent=1) + "\n")
-        return found
 
     def _retest(self, accuracy: TrainedAccuracy, result: SearchResult) -> Iterator[RunEvent]:
         """Train some candidates on a second seed, to know how far one accuracy can be trusted."""

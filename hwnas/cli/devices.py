@@ -1,4 +1,4 @@
-"""`hwnas devices`: what devices there are, what their numbers rest on, whether their files are sound."""
+"""`hwnas devices`: what devices there are, what their numbers rest on, whether their files are sound; set-up."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from hwnas import config, registry
 from hwnas.cli.render import log, out, print_json, print_table
 from hwnas.core.device import Device
 from hwnas.errors import EXIT_NO, ConfigError, HwnasError
+from hwnas.runners import rootfs
+from hwnas.runners.board_setup import BoardSetup
 from hwnas.units import show
 
-app = typer.Typer(help="List, show, check and probe devices.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check, probe and set up devices.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -90,6 +92,49 @@ def probe(name: str, json: Json = False) -> None:
         print_json(facts)
     else:
         print_table("", ("fact", "value"), [(k, "not known" if v is None else v) for k, v in facts.items()])
+
+
+@app.command("setup")
+def setup(
+    name: str,
+    ssh: Annotated[str | None, typer.Option("--ssh", metavar="USER@HOST", help="Set this real board up.")] = None,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The board's port, on 127.0.0.1.")] = 9091,
+    tracker: Annotated[int, typer.Option("--tracker", min=1, max=65535, help="The tracker's port.")] = 9190,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+) -> None:
+    """Prepare what a device needs: the root file system of an emulated board, or a Linux board over ssh."""
+    device = config.load_device(name)
+    if device.rpc is None:
+        raise ConfigError(f"runner {device.runner!r} needs no set-up", key=name)
+    if device.rpc.emulated is not None and ssh is None:
+        _set_up_emulation(dry_run, yes)
+        return
+    if ssh is None:
+        raise ConfigError("say which board, such as --ssh pi@raspberrypi", key=name)
+    board = BoardSetup(device, ssh, port, tracker)
+    for line in board.shown() if dry_run else ():
+        out.print(line, markup=False, soft_wrap=True)
+    if not dry_run:
+        if not yes:
+            typer.confirm(f"install packages and a service on {ssh}, for its user?", abort=True, err=True)
+        board.perform(lambda text: log.print(text, markup=False))
+    for line in board.afterwards():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _set_up_emulation(dry_run: bool, yes: bool) -> None:
+    folder = rootfs.cache_folder() / "arm64"
+    if dry_run:
+        out.print(f"into {folder}:", markup=False, soft_wrap=True)
+        for step in rootfs.steps():
+            for line in step.shown:
+                out.print(f"{line}   # {step.name}: {step.size}", markup=False, soft_wrap=True)
+        return
+    if not yes:
+        typer.confirm(f"fetch 155 MB and write 380 MB to {folder}?", abort=True, err=True)
+    root = rootfs.build(lambda text: log.print(text, markup=False))
+    out.print(f"ready: {root.folder} ({root.counter})", markup=False, soft_wrap=True)
 
 
 def _check_names(device: Device, path: Path) -> None:

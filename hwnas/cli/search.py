@@ -13,7 +13,8 @@ import typer
 from rich.progress import Progress, TaskID
 
 from hwnas.api.bundles import Checked, check_bundle, checks_json, export_candidate
-from hwnas.api.run import Outcome, Run, StageBegan, finish
+from hwnas.api.judging import Outcome, StageBegan
+from hwnas.api.run import Run, finish
 from hwnas.api.settings import load_run
 from hwnas.cli.render import log, metric, out, print_json, print_table, progress
 from hwnas.deploy.bundle import MANIFEST

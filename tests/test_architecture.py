@@ -21,14 +21,21 @@ MAX_FILE_BYTES = 1_000_000
 MAX_IMPORT_S = 0.150
 
 ADAPTERS = {
-    # TVM is compiled with in the toolchain, and runs compiled code in the worker of the local runner.
-    "tvm": {"toolchains/tvm.py", "runners/worker.py"},
-    "tvm_ffi": {"toolchains/tvm.py"},
+    # TVM is compiled with in the toolchains, and runs compiled code in the worker of the local runner.
+    "tvm": {
+        "toolchains/tvm.py",
+        "toolchains/tvm_cuda.py",
+        "runners/worker.py",
+        *(f"runners/tvm_rpc/{part}.py" for part in ("client", "tracker", "agent/__main__", "agent/network")),
+        *(f"runners/tvm_rpc/agent/{part}.py" for part in ("server", "session")),
+        *(f"toolchains/cgen/{part}.py" for part in ("emit", "floating", "integer", "schedule")),
+    },
+    "tvm_ffi": {"toolchains/tvm.py", "runners/tvm_rpc/agent/session.py"},
     # One adapter fits trees; the accuracy predictor also ranks, which the adapter does not offer.
     "xgboost": {"predictors/xgb.py", "accuracy/predictor.py"},
     # A session is opened in one place; quantising is onnxruntime's own tool; the toolchain asks for its version.
     "onnxruntime": {"graph/session.py", "graph/quantize.py", "toolchains/ort.py"},
-    "serial": set(),
+    "serial": {"runners/links.py", "meters/lpm01a.py"},
     "pandas": set(),
 }
 """Library -> the modules that may import it."""

@@ -297,7 +297,7 @@ def test_a_network_is_estimated_from_its_table(cli: Any, network: Path, tables: 
     assert {w["source"] for w in found["workloads"]} == {"table"}
     measured = LatencyTable.read(table)
     label = next(iter(measured.networks.values())).id
-    assert found["mean_s"] == pytest.approx(measured.values()[label], rel=1e-6)  # one network: one factor fits it
+    assert found["mean"] == pytest.approx(measured.values()[label], rel=1e-6)  # one network: one factor fits it
     assert "heaviest workloads" in cli("estimate", network, "--device", "host", "--table", tables).out
 
 
@@ -306,7 +306,7 @@ def test_fit_a_table_then_estimate_with_it(cli: Any, network: Path, table: Path,
     done = cli("fit", table, "-o", path)
     assert "too few whole networks" in done.out
     found = json.loads(cli("estimate", network, "--device", "host", "--predictor", path, "--json").out)
-    assert found["mean_s"] > 0
+    assert found["mean"] > 0
     refused = cli("estimate", network, "--device", "host", "--predictor", path, "--toolchain", "tvm")
     assert refused.code == EXIT_USAGE
     assert "of toolchain 'ort', not 'tvm'" in refused.err

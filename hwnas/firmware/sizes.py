@@ -1,0 +1,80 @@
+"""How much of which memory an ELF file or object takes, read from its section headers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwnas.errors import DataError
+
+_HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
+_SECTION = struct.Struct("<10I")
+_NO_BITS = 8
+_WRITE, _ALLOC, _EXECUTE = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a 32-bit little-endian ELF file; `stored` is False where the file holds no bytes of it (.bss)."""
+
+    name: str
+    address: int
+    size_bytes: int
+    writable: bool
+    allocated: bool
+    executable: bool
+    stored: bool
+
+
+def sections(path: Path) -> tuple[Section, ...]:
+    """The sections of a 32-bit little-endian ELF file. Raises DataError if it is missing, truncated or something else."""
+    try:
+        data = path.read_bytes()
+        ident, *_, section_offset, _, _, _, _, entry_bytes, count, names_index = _HEADER.unpack_from(data)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from error
+    except struct.error as error:
+        raise DataError("is not an ELF file", path=path) from error
+    if ident[:6] != b"\x7fELF\x01\x01" or entry_bytes != _SECTION.size or names_index >= count:
+        raise DataError("is not a 32-bit little-endian ELF file with sections", path=path)
+    if section_offset + count * entry_bytes > len(data):
+        raise DataError("is a truncated ELF file", path=path)
+    headers = [_SECTION.unpack_from(data, section_offset + i * entry_bytes) for i in range(count)]
+    names_at, names_size = headers[names_index][4:6]
+    names = data[names_at : names_at + names_size]
+    found = []
+    for name_at, kind, flags, address, _, size, *_ in headers:
+        name = names[name_at:].split(b"\0", 1)[0].decode("ascii", errors="replace")
+        found.append(
+            Section(
+                name=name,
+                address=address,
+                size_bytes=size,
+                writable=bool(flags & _WRITE),
+                allocated=bool(flags & _ALLOC),
+                executable=bool(flags & _EXECUTE),
+                stored=kind != _NO_BITS,
+            )
+        )
+    return tuple(found)
+
+
+def object_bytes(path: Path) -> Mapping[str, int]:
+    """Bytes of an object by use: `code`, `constants` (read-only data), `data` and `zeroed` (both take RAM).
+
+    `data` takes flash as well, for its initial values. Raises DataError for what is no object.
+    """
+    used = {"code": 0, "constants": 0, "data": 0, "zeroed": 0}
+    for section in sections(path):
+        if not section.allocated:
+            continue
+        if section.executable:
+            use = "code"
+        elif not section.writable:
+            use = "constants"
+        else:
+            use = "data" if section.stored else "zeroed"
+        used[use] += section.size_bytes
+    return used

@@ -83,6 +83,7 @@ accuracies: Registry[Any] = Registry("accuracy")
 
 toolchains.declare("ort", "hwnas.toolchains.ort:OrtToolchain")
 toolchains.declare("tvm", "hwnas.toolchains.tvm:TvmToolchain")
+toolchains.declare("tvm-cuda", "hwnas.toolchains.tvm_cuda:TvmCudaToolchain")
 runners.declare("local", "hwnas.runners.local:LocalRunner")
 runners.declare("tabular", "hwnas.runners.tabular:TabularRunner")
 toolchains.declare("cgen", "hwnas.toolchains.cgen:CgenToolchain")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hwnas.errors import ConfigError
 
-Kind = Literal["time", "energy", "bytes", "count", "ratio", "frequency", "power", "bandwidth", "rate"]
+Kind = Literal["time", "energy", "bytes", "count", "ratio", "frequency", "power", "voltage", "bandwidth", "rate"]
 
 _BASE: dict[Kind, str] = {
     "time": "second",
@@ -20,6 +20,7 @@ _BASE: dict[Kind, str] = {
     "bytes": "byte",
     "frequency": "hertz",
     "power": "watt",
+    "voltage": "volt",
     "bandwidth": "byte / second",
 }
 _EXAMPLE: dict[Kind, str] = {
@@ -30,12 +31,14 @@ _EXAMPLE: dict[Kind, str] = {
     "ratio": "10 %",
     "frequency": "80 MHz",
     "power": "3 W",
+    "voltage": "3.3 V",
     "bandwidth": "4 GiB/s",
     "rate": "2 G/s",
 }
 _SCALE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SYMBOL: dict[Kind, str] = {
-    "time": "s", "energy": "J", "frequency": "Hz", "power": "W", "bandwidth": "B/s", "rate": "/s", "count": "",
+    "time": "s", "energy": "J", "frequency": "Hz", "power": "W", "voltage": "V", "bandwidth": "B/s", "rate": "/s",
+    "count": "",
 }  # fmt: skip
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")

@@ -174,6 +174,10 @@ class Meter(Protocol):
     name: str
     fidelity: Fidelity
 
+    def open(self) -> None:
+        """Take hold of the meter, before the board is opened: some meters power it. Raises DeviceUnavailable."""
+        ...
+
     def record(self) -> AbstractContextManager[Trace]:
         """Record from entry to exit; the trace is complete after exit. Raises DeviceUnavailable."""
         ...

@@ -150,12 +150,13 @@ class Profiler:
     def _open(self, stack: ExitStack) -> list[tuple[Board, EnergyMeter | None]]:
         found: list[tuple[Board, EnergyMeter | None]] = []
         for place in self._places or self._runner.places(self._device)[:1]:
-            board = self._runner.open(self._device, place)
-            stack.callback(board.close)
             meter = self._meter(place)
             if meter is not None:
-                stack.callback(meter.meter.close)
                 meter.require(self._device.fidelity)
+                stack.callback(meter.meter.close)
+                meter.meter.open()
+            board = self._runner.open(self._device, place)
+            stack.callback(board.close)
             found.append((board, meter))
         return found
 

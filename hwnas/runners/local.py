@@ -19,6 +19,7 @@ from hwnas.core.workload import Artifact
 from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout, DeviceUnavailable
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout
 from hwnas.runners.arrays import decode_array, encode_array
+from hwnas.runners.health import HealthReader, read_here
 
 PLACE = "this-computer"
 
@@ -26,8 +27,9 @@ PLACE = "this-computer"
 class LocalBoard:
     """An open session on this computer: ready until closed, or quarantined after too many failures in a row."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, root: Path = Path("/")) -> None:
         self._device = device
+        self._reader = HealthReader(read_here(root))
         threads = max(device.threads(t) for t in device.toolchains)
         self._child = Child("hwnas.runners.worker", {"HWNAS_CORE": _cores(threads), "OMP_NUM_THREADS": str(threads)})
         self._reading = {"warmup": device.protocol.warmup, "reading_s": device.protocol.reading}
@@ -35,11 +37,12 @@ class LocalBoard:
         self._first: DeviceError | None = None
 
     def facts(self) -> Mapping[str, Any]:
+        health = self._reader.now()
         return {
             "machine": machine_name(),
-            "clock_hz": _clock_hz(),
-            "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            "temperature_c": _temperature_c(),
+            "clock_hz": health.clock_hz,
+            "governor": health.governor,
+            "temperature_c": health.temperature_c,
         }
 
     def stage(self, artifacts: Sequence[Artifact]) -> None:
@@ -58,8 +61,7 @@ class LocalBoard:
         return [decode_array(o) for o in answer["outputs"]]
 
     def health(self) -> Health:
-        facts = self.facts()
-        return Health(facts["clock_hz"], facts["governor"], facts["temperature_c"])
+        return self._reader.health()
 
     def close(self) -> None:
         self._child.close()
@@ -127,23 +129,3 @@ def _cores(threads: int) -> str:
     if not hasattr(os, "sched_getaffinity"):
         return ""
     return ",".join(map(str, sorted(os.sched_getaffinity(0))[-threads:]))
-
-
-def _text(path: str) -> str | None:
-    with contextlib.suppress(OSError):
-        return Path(path).read_text().strip()
-    return None
-
-
-def _clock_hz() -> float | None:
-    if (khz := _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")) is not None:
-        return float(khz) * 1e3
-    for line in (_text("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("cpu MHz"):
-            return float(line.partition(":")[2]) * 1e6
-    return None
-
-
-def _temperature_c() -> float | None:
-    text = _text("/sys/class/thermal/thermal_zone0/temp")
-    return float(text) / 1e3 if text else None

@@ -19,6 +19,7 @@ from hwnas.core.artifact import INPUTS, LIBRARY, NETWORK
 from hwnas.graph.session import open_session
 from hwnas.processes import serve
 from hwnas.runners.arrays import decode_array, encode_array
+from hwnas.runners.generated import CgenLoaded
 
 ORT_TYPES = {
     "tensor(float)": "f4", "tensor(double)": "f8", "tensor(float16)": "f2", "tensor(bool)": "?", "tensor(uint8)": "u1",
@@ -91,7 +92,9 @@ class TvmLoaded:
         return [result.numpy()] if hasattr(result, "numpy") else [r.numpy() for r in result]
 
 
-LOADERS: dict[str, Callable[[Path, dict[str, Any]], Loaded]] = {"ort": OrtLoaded, "tvm": TvmLoaded}
+LOADERS: dict[str, Callable[[Path, dict[str, Any]], Loaded]] = {
+    "cgen": CgenLoaded, "ort": OrtLoaded, "tvm": TvmLoaded,
+}  # fmt: skip
 
 
 class Worker:

@@ -1,12 +1,4 @@
-"""Contract suites for plug-in authors: subclass one, give it a fixture, and inherit every test of that extension point.
-
-    class TestMySpace(SearchSpaceContract):
-        @pytest.fixture
-        def space(self):
-            return MySpace()
-
-The suites are what hwnas runs against its own parts; a part that passes works with the loops. They need pytest.
-"""
+"""The contract of spaces, toolchains, runners, strategies and proxies."""
 
 from __future__ import annotations
 

@@ -283,6 +283,9 @@ class SteadyMeter:
     def __init__(self, fidelity: Fidelity) -> None:
         self.fidelity, self.closed = fidelity, False
 
+    def open(self) -> None:
+        """Nothing to take hold of."""
+
     @contextlib.contextmanager
     def record(self) -> Iterator[SteadyMeter]:
         yield self

@@ -66,6 +66,10 @@ class CgenToolchain:
         distinct = len(set(program.keys))
         return constants + KERNEL_CODE_BYTES * distinct + KERNEL_ENTRY_BYTES * len(program.steps)
 
+    def arena_bytes(self, onnx: ModelProto) -> int:
+        """Bytes of the arena that holds all activations of a network, or of a block of one."""
+        return arena_bytes(onnx)
+
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Generate, compile and (for a microcontroller) link into `into`.
 

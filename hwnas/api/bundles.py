@@ -125,7 +125,7 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
             bench.board,
             device,
             {"it": artifact},
-            bench.build(reference_workload()),
+            bench.build(reference_workload(device)),
             readings=readings,
             spacing_s=spacing_s,
         )

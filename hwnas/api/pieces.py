@@ -77,7 +77,7 @@ class Profile:
             self.device,
             self.toolchain,
             runner,
-            reference_workload(),
+            reference_workload(self.device),
             places=places,
             meter=partial(meter_at, self.device),
         )

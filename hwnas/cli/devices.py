@@ -118,7 +118,7 @@ def setup(
     if not dry_run:
         if not yes:
             typer.confirm(f"install packages and a service on {ssh}, for its user?", abort=True, err=True)
-        board.perform(lambda text: log.print(text, markup=False))
+        board.perform(lambda text: log.print(text, markup=False, soft_wrap=True))
     for line in board.afterwards():
         out.print(line, markup=False, soft_wrap=True)
 
@@ -133,7 +133,7 @@ def _set_up_emulation(dry_run: bool, yes: bool) -> None:
         return
     if not yes:
         typer.confirm(f"fetch 155 MB and write 380 MB to {folder}?", abort=True, err=True)
-    root = rootfs.build(lambda text: log.print(text, markup=False))
+    root = rootfs.build(lambda text: log.print(text, markup=False, soft_wrap=True))
     out.print(f"ready: {root.folder} ({root.counter})", markup=False, soft_wrap=True)
 
 

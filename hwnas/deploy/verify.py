@@ -135,7 +135,7 @@ def measure_networks(
     `estimates` are of the device's metric by name, where there are any. Raises BuildError, DeviceError.
     """
     artifacts = {name: bench.build(n, folder and folder / name) for name, n in networks.items()}
-    reference = bench.build(reference_workload())
+    reference = bench.build(reference_workload(bench.device))
     visits = spaced_readings(bench.board, bench.device, artifacts, reference, readings=readings, spacing_s=spacing_s)
     found: dict[str, Measured] = {}
     for name, network in networks.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwnas.core.device import Device
 from hwnas.core.interfaces import BatchSpace, SearchSpace
 from hwnas.core.workload import Block, Candidate, Network, Workload
 from hwnas.digest import content_id
@@ -107,10 +108,14 @@ def network_subjects(label: str, model: ModelProto, rules: str) -> Subjects:
     return _subjects({k: float(n) for k, n in subject.item.parts.items()}, known, [subject])
 
 
-def reference_workload() -> ModelProto:
-    """The workload that opens and closes every session: a 3x3 convolution, 16 to 16 channels at 32x32, with ReLU6."""
+def reference_workload(device: Device) -> ModelProto:
+    """The workload that opens and closes every session: a 3x3 convolution with ReLU6, as wide as the device can hold.
+
+    16 channels at 32x32 (64 KiB in and out); on a microcontroller 8 channels at 12x12 (4.5 KiB in and out).
+    """
+    channels, size = (8, 12) if device.mcu is not None else (16, 32)
     graph = GraphBuilder("reference")
-    return graph.build(graph.relu6(graph.conv(graph.input((1, 16, 32, 32)), 16, (3, 3))))
+    return graph.build(graph.relu6(graph.conv(graph.input((1, channels, size, size)), channels, (3, 3))))
 
 
 def _subjects(frequency: Mapping[str, float], known: Mapping[str, Workload], networks: Sequence[Subject]) -> Subjects:

@@ -45,13 +45,13 @@ def plan(done: frozenset[str] = frozenset(), limit: int | None = None) -> Plan:
 
 
 def run(device: Device, runner: Runner, path: Path, todo: Plan | None = None) -> list[object]:
-    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), workers=1)
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), workers=1)
     return list(profiler.run(todo or plan(), path))
 
 
 def test_every_subject_gets_a_row_that_is_on_disk_before_its_event(device: Device, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    profiler = Profiler(device, OrtToolchain(), FakeRunner(), reference_workload(), workers=1)
+    profiler = Profiler(device, OrtToolchain(), FakeRunner(), reference_workload(device), workers=1)
     seen = 0
     for event in profiler.run(plan(), path):
         if isinstance(event, Measured):
@@ -93,7 +93,7 @@ def test_drift_turns_rows_into_failures_and_measures_again_in_vain(device: Devic
 
 def test_resuming_measures_only_what_is_missing(device: Device, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    profiler = Profiler(device, OrtToolchain(), FakeRunner(), reference_workload(), workers=1)
+    profiler = Profiler(device, OrtToolchain(), FakeRunner(), reference_workload(device), workers=1)
     events = profiler.run(plan(), path)
     done = {e.row.subject for e in itertools.islice((e for e in events if isinstance(e, Measured)), 2)}
     events.close()  # type: ignore[attr-defined]
@@ -114,7 +114,7 @@ def test_a_table_of_another_machine_is_refused(device: Device, tmp_path: Path) -
 def test_the_time_given_is_kept(device: Device, tmp_path: Path) -> None:
     ticks = itertools.count()
     profiler = Profiler(
-        device, OrtToolchain(), FakeRunner(), reference_workload(), workers=1, clock=lambda: float(next(ticks))
+        device, OrtToolchain(), FakeRunner(), reference_workload(device), workers=1, clock=lambda: float(next(ticks))
     )
     events = list(profiler.run(plan(), tmp_path / "t.jsonl", for_s=3))
     assert isinstance(events[-1], Finished)
@@ -200,7 +200,7 @@ def test_killed_at_random_and_resumed_the_table_is_complete(tmp_path: Path) -> N
 
 def test_several_boards_share_the_work_and_each_row_names_its_board(device: Device, tmp_path: Path) -> None:
     runner = FakeRunner(Script(places=("a", "b", "c")))
-    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=runner.places(device))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), places=runner.places(device))
     events = list(profiler.run(plan(), tmp_path / "t.jsonl"))
     rows = [e.row for e in events if isinstance(e, Measured)]
     table = LatencyTable.read(tmp_path / "t.jsonl")
@@ -214,7 +214,7 @@ def test_several_boards_share_the_work_and_each_row_names_its_board(device: Devi
 def test_one_board_that_is_lost_ends_all_and_keeps_the_rows(device: Device, tmp_path: Path) -> None:
     device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"failures_in_a_row": 1})})
     runner = FakeRunner(Script(places=("a", "b"), faults={2: "crash"}))
-    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=("a", "b"))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), places=("a", "b"))
     with pytest.raises(DeviceQuarantined):
         list(profiler.run(plan(), tmp_path / "t.jsonl"))
     assert LatencyTable.read(tmp_path / "t.jsonl").measurements
@@ -222,7 +222,7 @@ def test_one_board_that_is_lost_ends_all_and_keeps_the_rows(device: Device, tmp_
 
 def test_closing_stops_every_board(device: Device, tmp_path: Path) -> None:
     runner = FakeRunner(Script(places=("a", "b")))
-    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(), places=("a", "b"))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), places=("a", "b"))
     events = profiler.run(plan(), tmp_path / "t.jsonl")
     next(e for e in events if isinstance(e, Measured))
     events.close()  # type: ignore[attr-defined]
@@ -253,7 +253,7 @@ def test_a_sustained_table_holds_95th_percentiles_and_mixes_with_no_other(device
 
 def test_energy_of_another_fidelity_is_refused(device: Device, tmp_path: Path) -> None:
     profiler = Profiler(
-        device, OrtToolchain(), FakeRunner(), reference_workload(),
+        device, OrtToolchain(), FakeRunner(), reference_workload(device),
         meter=lambda _: EnergyMeter(SteadyMeter(Fidelity.MODEL), device.protocol, lambda _: None),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="fidelity model, the device is hardware"):
@@ -263,7 +263,7 @@ def test_energy_of_another_fidelity_is_refused(device: Device, tmp_path: Path) -
 def test_energy_stands_beside_the_readings_and_is_net_of_idle(device: Device, tmp_path: Path) -> None:
     meter = SteadyMeter(Fidelity.HARDWARE)
     profiler = Profiler(
-        device, OrtToolchain(), FakeRunner(), reference_workload(),
+        device, OrtToolchain(), FakeRunner(), reference_workload(device),
         meter=lambda _: EnergyMeter(meter, device.protocol, lambda _: None),
     )  # fmt: skip
     list(profiler.run(plan(), tmp_path / "t.jsonl"))

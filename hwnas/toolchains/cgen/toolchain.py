@@ -23,7 +23,7 @@ from hwnas.toolchains.cgen.emit import Emitted, emit
 from hwnas.toolchains.cgen.floating import lower_float
 from hwnas.toolchains.cgen.integer import lower_integer
 from hwnas.toolchains.cgen.lowered import Argument, Call, Lowered
-from hwnas.toolchains.cgen.program import RULES, Program, Step, read_program
+from hwnas.toolchains.cgen.program import RULES, Program, Step, arena_bytes, read_program
 from hwnas.toolchains.cgen.schedule import SCHEDULE, scheduled
 from hwnas.toolchains.tvm import check_versions
 

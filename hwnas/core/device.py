@@ -96,6 +96,7 @@ class Emulator(BaseModel):
     shift: int = Field(
         default=5, ge=0, le=10, description="-icount shift: one instruction is 2^shift ns of virtual time"
     )
+    paced: bool = Field(default=False, description="virtual time does not run ahead of real time, as on a board")
 
 
 class Rpc(BaseModel):

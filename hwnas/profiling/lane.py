@@ -22,7 +22,9 @@ from hwnas.tables.lines import Check, Recipe
 from hwnas.toolchains.builder import BuildPool
 
 BATCH = 16
-"""Subjects built at a time; a board that is flashed takes them in one image."""
+"""Subjects built at a time, before they are measured undisturbed."""
+REMOTE_BATCH = 48
+"""The same for a board elsewhere: what is flashed takes as many in one image as fit."""
 Built = tuple[Subject, Artifact | BuildError]
 
 
@@ -73,12 +75,13 @@ class Lane:
 
     def _batches(self, subjects: Sequence[Subject]) -> Iterator[list[Built]]:
         """Batches of built subjects; for a remote board the next one is built while this one is measured."""
-        starts = range(0, len(subjects), BATCH)
+        size = REMOTE_BATCH if self.remote else BATCH
+        starts = range(0, len(subjects), size)
         with ThreadPoolExecutor(1) as ahead:
             coming: Future[list[Built]] | None = None
             for start in starts:
-                batch = coming.result() if coming is not None else self._built(subjects[start : start + BATCH])
-                following = subjects[start + BATCH : start + 2 * BATCH]
+                batch = coming.result() if coming is not None else self._built(subjects[start : start + size])
+                following = subjects[start + size : start + 2 * size]
                 coming = ahead.submit(self._built, following) if self.remote and following else None
                 try:
                     yield batch

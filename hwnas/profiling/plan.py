@@ -97,6 +97,11 @@ class Plan:
         """How many subjects are still to be asked for."""
         return self._budget + len(self._networks)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether more could be measured than will be: only then does it matter what a predictor is unsure of."""
+        return len(self._pool) > self._budget - len(self._queue) > 0
+
     def ask(self, n: int, uncertainty: Uncertainty | None = None) -> list[Subject]:
         """The next at most n subjects; `uncertainty` chooses once the covering set is through."""
         count = min(n, self._budget)

@@ -181,7 +181,7 @@ class Profiler:
         def subjects_for(number: int) -> list[Subject]:
             if not plan.left or late():
                 return []
-            unsure = uncertainty(file.table) if uncertainty is not None else None
+            unsure = uncertainty(file.table) if uncertainty is not None and plan.undecided else None
             # The last subjects are shared out, so that no board waits long for another.
             fair = -(-plan.left // len(lanes))
             subjects = plan.ask(min(self._device.protocol.session, fair), unsure)

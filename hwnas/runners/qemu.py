@@ -62,7 +62,8 @@ class QemuMachine:
         life, self._life = os.pipe()
         line = f"socket,id=line,fd={self._server.fileno()},server=on,wait=on,nodelay=on"
         argv = [PROGRAM, "-M", self._emulator.machine, "-display", "none", "-nodefaults", "-monitor", "stdio"]
-        argv += ["-icount", f"shift={self._emulator.shift}", "-kernel", str(elf)]
+        pace = ",align=on" if self._emulator.paced else ""
+        argv += ["-icount", f"shift={self._emulator.shift}{pace}", "-kernel", str(elf)]
         argv += ["-chardev", line, "-serial", "chardev:line", *more]
         try:
             self._process = subprocess.Popen(

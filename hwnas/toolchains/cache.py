@@ -21,6 +21,8 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Toolchain
 from hwnas.digest import content_id, digest_bytes
 
+HOW_IT_IS_MEASURED = ("protocol", "summary", "meter", "runner", "emulator", "rpc")
+"""Parts of a device that decide nothing about what is built for it."""
 MOST_ENTRIES = 4000
 """The oldest entries beyond this many are dropped, a quarter at a time."""
 
@@ -40,7 +42,7 @@ class ArtifactCache:
 
     def key(self, network: bytes, toolchain: Toolchain, device: Device) -> str:
         """The id of a build: network, toolchain with version, device, hwnas' own sources, and this computer's processor."""
-        described = device.model_dump(mode="json", by_alias=True, exclude={"protocol", "summary", "meter"})
+        described = device.model_dump(mode="json", by_alias=True, exclude=set(HOW_IT_IS_MEASURED))
         built_by = [toolchain.name, toolchain.version(), _sources(), _processor()]
         return content_id([digest_bytes(network), described, *built_by])
 

@@ -44,6 +44,8 @@ DEPLOYED: dict[Precision, str] = {"fp32": FP32, "int8": INT8}
 """The file of the network in each precision."""
 MAX_TEST = 2000
 FORMATS = ("onnx", "tvm", "c")
+TVM = ("tvm-cuda", "tvm")
+"""The toolchains that make a TVM library, the one for a GPU first."""
 VERSIONS = ("onnx", "onnxruntime", "torch", "apache-tvm", "apache-tvm-ffi", "numpy")
 
 RUN_ONNX = '''\
@@ -136,7 +138,8 @@ class Manifest(BaseModel):
 
 def default_formats(device: Device) -> tuple[str, ...]:
     """The forms in which a network is deployed on a device: ONNX, and what the device's toolchains make of it."""
-    return ("onnx", *(["tvm"] if "tvm" in device.toolchains else []), *(["c"] if "cgen" in device.toolchains else []))
+    tvm = any(name in device.toolchains for name in TVM)
+    return ("onnx", *(["tvm"] if tvm else []), *(["c"] if "cgen" in device.toolchains else []))
 
 
 def write_forms(
@@ -149,7 +152,9 @@ def write_forms(
         written.append(into / DEPLOYED[precision])
         written[-1].write_bytes(network.SerializeToString())
     if "tvm" in formats:
-        build_one("tvm", network, device, into / LIBRARY)
+        # For a Jetson the library holds device code, and the features of each kernel stand beside it.
+        chain = next((name for name in TVM if name in device.toolchains), TVM[-1])
+        build_one(chain, network, device, into / LIBRARY)
         written += sorted((into / LIBRARY).iterdir())
     if "c" in formats:
         from hwnas.toolchains.cgen.folder import write_folder

@@ -31,7 +31,9 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
     found: list[Checked] = []
     with Bench(device, load_toolchain(record.toolchain.name, device), registry.runners.load(device.runner)()) as bench:
         artifacts = {f.encoded: bench.build(load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx")) for f in chosen}
-        visits = spaced_readings(bench.board, device, artifacts, bench.build(reference_workload(device)), readings=readings)
+        visits = spaced_readings(
+            bench.board, device, artifacts, bench.build(reference_workload(device)), readings=readings
+        )
     kind = METRIC_KIND[device.metric]
     for finalist in chosen:
         estimate = finalist.estimate.get(device.metric)

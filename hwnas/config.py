@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hwnas import registry
 from hwnas.core.device import Device
 from hwnas.core.lab import Lab
 from hwnas.errors import ConfigError, nearest
@@ -106,6 +107,13 @@ def data_folder(name: str) -> Path:
     return shipped if shipped.is_dir() else Path(__file__).resolve().parents[1] / name
 
 
+def cache_folder() -> Path:
+    """Where hwnas keeps what it can make again: HWNAS_CACHE, else `hwnas` in the user's cache folder."""
+    if named := os.environ.get("HWNAS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwnas"
+
+
 def device_files() -> dict[str, Path]:
     """Name -> file of every device description: the shipped ones, then those in HWNAS_DEVICES."""
     folders = [data_folder("devices"), *map(Path, filter(None, os.environ.get("HWNAS_DEVICES", "").split(os.pathsep)))]
@@ -136,11 +144,44 @@ def lab_file() -> Path:
 
 
 def load_lab() -> Lab:
-    """The lab as its file says; an empty one where there is no file.
+    """The lab as its file says; an empty one where there is no file, or nothing in it.
 
-    Raises ConfigError, also where HWNAS_LAB names a file that is missing.
+    Raises ConfigError, also where HWNAS_LAB names a file that is missing, and for boards and meters of no known kind.
     """
     path = lab_file()
-    if not path.exists() and "HWNAS_LAB" not in os.environ:
+    if not path.exists():
+        if "HWNAS_LAB" in os.environ:
+            raise ConfigError("is missing, and HWNAS_LAB names it", path=path)
         return Lab()
-    return validate(Lab, read_yaml(path), path)
+    if not any(line.strip() and not line.lstrip().startswith("#") for line in path.read_text().splitlines()):
+        return Lab()
+    lab = validate(Lab, read_yaml(path), path)
+    _check_lab(lab, path)
+    return lab
+
+
+def unknown_devices(lab: Lab) -> list[str]:
+    """Devices that a lab names and no file in `devices/` or HWNAS_DEVICES describes."""
+    named = {*(b.device for b in lab.boards), *(r.device for r in lab.rpc), *lab.emulated}
+    return sorted(named - device_files().keys())
+
+
+def _check_lab(lab: Lab, path: Path) -> None:
+    known = device_files()
+    plugged = [("boards", b.device) for b in lab.boards] + [("rpc", r.device) for r in lab.rpc]
+    for key, name in (*plugged, *(("emulated", n) for n in lab.emulated)):
+        if name not in known:  # described by a file that is named when it is used; `unknown_devices` tells
+            continue
+        device = load_device(name)
+        emulated = device.emulator is not None or (device.rpc is not None and device.rpc.emulated is not None)
+        if (key == "emulated") != emulated:
+            what = "is emulated; say how many under emulated:" if emulated else "is not emulated"
+            raise ConfigError(f"{name} {what}", path=path, key=key)
+        if not emulated and (device.rpc is not None) != (key == "rpc"):
+            raise ConfigError(f"{name} belongs under {'rpc' if device.rpc else 'boards'}:", path=path, key=key)
+    for meter in lab.meters:
+        if meter.use not in registry.meters.names():
+            kinds = registry.meters.names()
+            raise ConfigError(
+                "no such meter", path=path, key=f"meters.{meter.name}.use", given=meter.use, allowed=kinds
+            )

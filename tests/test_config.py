@@ -173,3 +173,38 @@ def test_run_yaml_is_read_from_its_file(tmp_path: Path) -> None:
         tmp_path, "schema: 1\ndevice: host\nspace: {use: cell}\ndata: {use: digits}\nbudget: {latency: p40}\n"
     )
     assert load_run(path).budget.percentiles() == {"latency": 40}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("emulated: {nucleo-f446re: 2}", "nucleo-f446re is not emulated"),
+        ("boards: [{name: a, device: cortex-m7-qemu, serial: /dev/ttyX}]", "cortex-m7-qemu is emulated; say how many"),
+        ("boards: [{name: a, device: rpi4b, serial: /dev/ttyX}]", "rpi4b belongs under rpc:"),
+        ("rpc: [{device: nucleo-f446re}]", "nucleo-f446re belongs under boards:"),
+        ("meters: [{name: m, use: ppk3}]", "no such meter .*did you mean ppk2"),
+        ("boards: [{name: a, device: nucleo-f446re, serial: /dev/x, meter: m}]", "no meter 'm'"),
+        ("rpc: [{device: rpi4b, ssh: -oProxyCommand=x}]", "ssh"),
+        ("rpc: [{device: rpi4b, boards: 2, ssh: pi@a}]", "belongs to one board"),
+        ("bords: []", "did you mean boards"),
+    ],
+)
+def test_a_lab_that_cannot_be_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab.yaml").write_text(text)
+    monkeypatch.setenv("HWNAS_LAB", str(tmp_path / "lab.yaml"))
+    with pytest.raises(ConfigError, match=message):
+        config.load_lab()
+
+
+def test_an_empty_lab_is_one_and_a_missing_one_that_is_named_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text("# nothing here yet\n\n")
+    monkeypatch.setenv("HWNAS_LAB", str(path))
+    assert config.load_lab().boards == ()
+    path.unlink()
+    with pytest.raises(ConfigError, match="HWNAS_LAB names it"):
+        config.load_lab()

@@ -25,7 +25,7 @@ from hwnas.profiling.measure import EnergyMeter
 from hwnas.profiling.plan import Plan, Uncertainty
 from hwnas.profiling.profiler import Event, Profiler
 from hwnas.profiling.subjects import Subjects, network_subjects, reference_workload, space_subjects
-from hwnas.tables.lines import SUSTAINED
+from hwnas.tables.lines import protocol_name
 from hwnas.tables.table import LatencyTable, table_path
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ def load_toolchain(name: str, device: Device) -> Toolchain:
         raise ConfigError(f"{device.name} has no toolchain {name!r}", given=name, allowed=device.toolchains)
     toolchain: Toolchain = registry.toolchains.load(name)()
     return toolchain
+
+
+def require_precision(device: Device, precision: Precision) -> None:
+    """Raises ConfigError for a precision that the device does not compute in."""
+    if precision not in device.dtypes:
+        raise ConfigError(
+            f"{device.name} does not compute in it", key="precision", given=precision, allowed=device.dtypes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +116,13 @@ def plan_profile(
     `boards` limits how many work side by side (None: all there are). Raises ConfigError, DataError, TableConflict.
     """
     chain = load_toolchain(toolchain or device.toolchains[0], device)
+    require_precision(device, precision)
     if isinstance(source, SearchSpace):
         subjects = space_subjects(source, chain.rules, networks, seed, precision)
     else:
         label, network = (source.name, load_onnx(source, shapes)) if isinstance(source, Path) else ("network", source)
         subjects = network_subjects(label, network, chain.rules)
-    protocol = SUSTAINED if device.protocol.statistic == "p95" else None
+    protocol = protocol_name(device.protocol.model_dump(mode="json"))
     path = table_path(tables, device.name, device.fidelity, chain.name, protocol)
     done: frozenset[str] = frozenset()
     if resume and path.exists():
@@ -210,7 +219,7 @@ def estimate(
     check_predictor(predictor, device, chain.name)
     model = load_onnx(network) if isinstance(network, Path) else network
     parts = split(model, chain.rules)
-    return predictor.estimate(parts.parts, parts.workloads)
+    return predictor.estimate_any(parts.parts, parts.workloads)
 
 
 def meter_at(device: Device, place: str) -> EnergyMeter | None:
@@ -220,7 +229,9 @@ def meter_at(device: Device, place: str) -> EnergyMeter | None:
     """
     lab = config.load_lab()
     named = next((b.meter for b in lab.of(device.name) if b.name == place and b.meter), None)
-    named = named or next((r.meter for r in lab.rpc_of(device.name) if r.meter), None)
+    if named is None and device.rpc is not None:
+        ways = {f"{r.key or device.rpc.key}@{r.host}:{r.port}": r.meter for r in lab.rpc_of(device.name)}
+        named = ways.get(place)
     if named is not None:
         wanted = next(m for m in lab.meters if m.name == named)
         return EnergyMeter(registry.meters.load(wanted.use)(wanted.settings), device.protocol)

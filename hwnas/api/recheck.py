@@ -10,7 +10,7 @@ from hwnas.api.bundles import Checked
 from hwnas.api.pieces import load_device, load_toolchain
 from hwnas.core.estimate import METRIC_KIND, Budget
 from hwnas.deploy.measurer import Bench
-from hwnas.deploy.verify import judge, spaced_readings
+from hwnas.deploy.verify import footprint, judge, spaced_readings
 from hwnas.errors import DataError
 from hwnas.graph.load import load_onnx
 from hwnas.profiling.subjects import reference_workload
@@ -30,7 +30,9 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
     budget = Budget(confidence=record.confidence).model_copy(update={str(m): v for m, v in record.budget.items()})
     found: list[Checked] = []
     with Bench(device, load_toolchain(record.toolchain.name, device), registry.runners.load(device.runner)()) as bench:
-        artifacts = {f.encoded: bench.build(load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx")) for f in chosen}
+        networks = {f.encoded: load_onnx(folder / "finalists" / f"{ids[f.encoded]}.onnx") for f in chosen}
+        artifacts = {name: bench.build(network) for name, network in networks.items()}
+        footprints = {name: footprint(artifacts[name], n, bench.toolchain.rules) for name, n in networks.items()}
         visits = spaced_readings(
             bench.board, device, artifacts, bench.build(reference_workload(device)), readings=readings
         )
@@ -40,7 +42,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
         told = estimate[0] if estimate else None
         verdict = judge(finalist.encoded, visits[finalist.encoded], device.metric, told, tolerance)
         values: dict[str, float | None] = {
-            **{str(m): v for m, v in finalist.measured.items()},
+            **footprints[finalist.encoded],
             str(verdict.metric): verdict.high(budget.confidence),
         }
         violations = budget.violations(values)

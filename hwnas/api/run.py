@@ -32,7 +32,7 @@ from hwnas.accuracy.table import AccuracyTable
 from hwnas.accuracy.trained import TrainedAccuracy, require_fit
 from hwnas.accuracy.training import Training
 from hwnas.api.judging import Outcome, StageBegan, agreed, judged
-from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile
+from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile, require_precision
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
 from hwnas.core.device import Device
@@ -87,21 +87,7 @@ class Run:
     def _check(self) -> None:
         """Raises ConfigError for settings that could only fail later, before the folder is theirs."""
         require_fit(self.space, self.dataset)
-        if self.settings.toolchain != "auto":
-            load_toolchain(self.settings.toolchain, self.device)
-        if self.settings.precision not in self.device.dtypes:
-            raise ConfigError(
-                f"{self.device.name} does not compute in it",
-                key="precision",
-                given=self.settings.precision,
-                allowed=self.device.dtypes,
-            )
-        known = told(self.device)
-        for metric in dict.fromkeys((*self.settings.budget.given(), *self.settings.minimised(self.device))):
-            if metric not in known:
-                raise ConfigError(
-                    f"nothing measures {metric} on {self.device.name}; it tells {', '.join(known)}", key=metric
-                )
+        check_device(self.settings, self.device)
 
     def _claim(self) -> None:
         """Write the resolved settings, or check that the folder is of the same run."""
@@ -272,7 +258,14 @@ class Run:
                     raise ConfigError(f"no estimate of {metric} for {self.device.name}", key=f"budget.{metric}")
             start["limits"] = {m: float(np.percentile(found[m][:, 0], p)) for m, p in percentiles.items()}
             write_atomically(self.folder / "start.json", json.dumps(start, indent=1) + "\n")
-        return self.settings.budget.resolve(start["limits"])
+        return self._within_memory(self.settings.budget.resolve(start["limits"]))
+
+    def _within_memory(self, budget: Budget) -> Budget:
+        """The budget, held to a microcontroller's own flash and RAM where the settings name no limit."""
+        if self.device.mcu is None:
+            return budget
+        sizes = {use: memory.size for use in ("flash", "ram") if (memory := self.device.memory(use)) is not None}
+        return budget.model_copy(update={use: size for use, size in sizes.items() if getattr(budget, use) is None})
 
     def _screen(self, accuracy: TrainedAccuracy) -> Any:
         """The loss after one epoch, lower is better: the cheapest look at a candidate that is worth its time.
@@ -312,6 +305,17 @@ def finish(run: Run, outcome: Outcome, regret: Sequence[Regret] | None = None, n
         record = record_of(run, outcome, table, regret, notes)
     record.write(run.folder / "record.json")
     return record
+
+
+def check_device(settings: RunSettings, device: Device) -> None:
+    """Raises ConfigError where the device cannot do what the settings ask for."""
+    if settings.toolchain != "auto":
+        load_toolchain(settings.toolchain, device)
+    require_precision(device, settings.precision)
+    known = told(device)
+    for metric in dict.fromkeys((*settings.budget.given(), *settings.minimised(device))):
+        if metric not in known:
+            raise ConfigError(f"nothing measures {metric} on {device.name}; it tells {', '.join(known)}", key=metric)
 
 
 def told(device: Device) -> tuple[Metric, ...]:

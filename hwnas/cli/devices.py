@@ -41,7 +41,7 @@ def show_device(name: str, json: Json = False) -> None:
         return
     out.print(f"[bold]{device.name}[/]  {device.summary}")
     out.print(
-        f"fidelity {device.fidelity}, runner {device.runner}, meter {device.meter or 'none'}, digest {device.digest}"
+        f"fidelity {device.fidelity}, runner {device.runner}, precisions {', '.join(device.dtypes)}, meter {device.meter or 'none'}, digest {device.digest}"
     )
     compute = device.compute
     rows = [
@@ -106,7 +106,12 @@ def setup(
     """Prepare what a device needs: the root file system of an emulated board, or a Linux board over ssh."""
     device = config.load_device(name)
     if device.rpc is None:
-        raise ConfigError(f"runner {device.runner!r} needs no set-up", key=name)
+        hint = f"; plug it in, and name it in {config.lab_file()}" if device.runner == "firmware" else ""
+        raise ConfigError(f"runner {device.runner!r} needs no set-up{hint}", key=name)
+    if "tvm-cuda" in device.toolchains:
+        raise ConfigError(
+            "the agent runs CPU libraries only so far; a Jetson's are compiled, and not run yet", key=name
+        )
     if device.rpc.emulated is not None and ssh is None:
         _set_up_emulation(dry_run, yes)
         return
@@ -124,7 +129,7 @@ def setup(
 
 
 def _set_up_emulation(dry_run: bool, yes: bool) -> None:
-    folder = rootfs.cache_folder() / "arm64"
+    folder = config.cache_folder() / "arm64"
     if dry_run:
         out.print(f"into {folder}:", markup=False, soft_wrap=True)
         for step in rootfs.steps():

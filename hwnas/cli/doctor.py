@@ -13,7 +13,7 @@ import typer
 
 from hwnas import config
 from hwnas.cli.render import print_json, print_table
-from hwnas.errors import EXIT_NO, HwnasError
+from hwnas.errors import EXIT_NO, HwnasError, nearest
 
 
 def _package(name: str) -> Callable[[], str]:
@@ -55,6 +55,10 @@ def _lab() -> str:
     path = config.lab_file()
     if not path.exists():
         return f"no {path}: emulated boards and this computer only"
+    if unknown := config.unknown_devices(lab):
+        close = nearest(unknown[0], config.device_files())
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; point HWNAS_DEVICES at the folder of its file"
+        raise HwnasError(f"{path} names a device {unknown[0]!r} that no file describes{hint}")
     serial, linux = len(lab.boards), sum(r.boards for r in lab.rpc)
     return f"{path}: {serial} boards on serial lines, {linux} behind trackers, {len(lab.meters)} meters"
 

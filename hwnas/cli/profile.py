@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from hwnas import api, units
 from hwnas.cli.render import log, out, print_table, progress
-from hwnas.core.measurement import Samples
+from hwnas.core.measurement import Failure, Samples
 from hwnas.core.workload import Workload
-from hwnas.errors import ConfigError, Interrupted
+from hwnas.errors import EXIT_NO, ConfigError, Interrupted
+from hwnas.graph.describe import describe
 from hwnas.graph.precision import PRECISIONS, Precision
 from hwnas.profiling.measure import sustained
 from hwnas.profiling.profiler import Checked, Event, Finished, Measured, Opened
@@ -144,7 +146,9 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
                 if isinstance(event, Measured):
                     bar.update(task, total=bar.tasks[0].completed + 1 + event.left, advance=1)
                     if not event.row.ok:
-                        log.print(f"[yellow]failed:[/] {_what(event)}: {event.row.result}", markup=True)
+                        why = event.row.result
+                        assert isinstance(why, Failure)
+                        log.print(f"[yellow]failed[/] in {why.stage}:", escape(f"{_what(event)}: {why.message}"))
                 elif isinstance(event, Checked) and not event.check.passed:
                     log.print(
                         f"[yellow]note:[/] the reference workload drifted by {event.check.drift:+.0%} within a session; "
@@ -154,6 +158,9 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
                     finished = event
         finally:
             events.close()  # type: ignore[attr-defined]
+    if finished is not None and finished.rows and finished.failures == finished.rows:
+        log.print("nothing could be measured")
+        raise typer.Exit(EXIT_NO)
     if json or finished is None:
         return
     held = counts(LatencyTable.read(todo.table))
@@ -167,14 +174,20 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
 
 
 def _what(event: Measured) -> str:
-    return event.subject.op if isinstance(event.subject, Workload) else f"network {event.subject.label}"
+    return describe(event.subject) if isinstance(event.subject, Workload) else f"network {event.subject.label}"
 
 
 def event_json(event: Event, told: str) -> dict[str, Any]:
     """An event as JSON."""
     match event:
         case Opened():
-            return {"event": "opened", "context": event.context.id, "table": str(event.table), "left": event.left}
+            return {
+                "event": "opened",
+                "context": event.context.id,
+                "board": event.context.board,
+                "table": str(event.table),
+                "left": event.left,
+            }
         case Measured():
             result = event.row.result
             value = (
@@ -182,7 +195,14 @@ def event_json(event: Event, told: str) -> dict[str, Any]:
                 if isinstance(result, Samples)
                 else {"failure": {"stage": result.stage, "error": result.error, "message": result.message}}
             )
-            return {"event": "measured", "subject": event.subject.id, "what": _what(event), "left": event.left, **value}
+            return {
+                "event": "measured",
+                "context": event.row.context,
+                "subject": event.subject.id,
+                "what": _what(event),
+                "left": event.left,
+                **value,
+            }
         case Checked():
             check = event.check
             return {"event": "checked", "drift": check.drift, "passed": check.passed, "given_back": event.given_back}

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
+from hwnas import config
 from hwnas.api.bundles import Checked, check_bundle, checks_json, export_candidate
 from hwnas.api.judging import Outcome, StageBegan
-from hwnas.api.run import Run, finish
+from hwnas.api.run import Run, check_device, finish
 from hwnas.api.settings import load_run
 from hwnas.cli.render import log, metric, out, print_json, print_table, progress
 from hwnas.deploy.bundle import MANIFEST
@@ -48,6 +49,7 @@ def search(
     changes = {k: v for k, v in (("seed", seed), ("trials", trials)) if v is not None}
     resolved = resolved.model_copy(update={"search": resolved.search.model_copy(update=changes)})
     if dry_run:
+        check_device(resolved, config.load_device(resolved.device))
         print_json(resolved.model_dump(mode="json", by_alias=True))
         return
     folder = output or Path("runs") / settings.stem

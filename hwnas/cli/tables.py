@@ -91,12 +91,18 @@ def diff(a: Path, b: Path, json: Json = False) -> None:
     )
     if comparison["both"]:
         q = comparison["ratio_quantiles"]
-        out.print(f"ratio {b.name} / {a.name}: median {q['0.5']:.3g}, 10 % {q['0.1']:.3g}, 90 % {q['0.9']:.3g}")
+        out.print(f"ratio {b} / {a}: median {q['0.5']:.3g}, 10 % {q['0.1']:.3g}, 90 % {q['0.9']:.3g}")
         for difference in comparison["recipe"]:
             out.print(f"recipe differs: {difference}")
         told_a, told_b = first.recipe.fidelity.metric, second.recipe.fidelity.metric
+        known = first.workloads
         rows = [
-            (r["what"], metric(told_a, r["a"]), metric(told_b, r["b"]), f"{r['ratio']:.2f}")
+            (
+                describe(known[s]) if (s := r["subject"]) in known else r["what"],
+                metric(told_a, r["a"]),
+                metric(told_b, r["b"]),
+                f"{r['ratio']:.2f}",
+            )
             for r in comparison["rows"][:20]
         ]
         print_table("largest changes", ("workload", "a", "b", "b/a"), rows, right=("a", "b", "b/a"))
@@ -123,6 +129,6 @@ def import_table(
 
 @app.command("export")
 def export(path: Path, parquet: Annotated[Path, typer.Option("--parquet", help="The Parquet file to write.")]) -> None:
-    """Export the measured rows as Parquet, one row a measurement (needs pyarrow: pip install 'hwnas[parquet]')."""
+    """Export the measured rows as Parquet, one row a measurement (needs pyarrow: pip install hwnas\\[parquet])."""
     count = exchange.write_parquet(_read(path), parquet)
     out.print(f"{parquet}: {count} rows")

@@ -144,6 +144,8 @@ class Device(BaseModel):
         emulated = self.emulator is not None or (self.rpc is not None and self.rpc.emulated is not None)
         if emulated and self.fidelity is Fidelity.HARDWARE:
             raise ValueError("an emulated device is not hardware: its fidelity is instruction-sim")
+        if self.fidelity is Fidelity.INSTRUCTION_SIM and self.compute.instructions_per_s is None:
+            raise ValueError("a device of fidelity instruction-sim needs compute.instructions_per_s, such as 25 M/s")
         if self.mcu is not None:
             for use in ("flash", "ram"):
                 memory = self.memory(use)

@@ -38,9 +38,17 @@ class RpcBoards(BaseModel):
     port: int = Field(default=9190, ge=1, le=65535)
     key: Name | None = Field(default=None, description="None: the device's")
     boards: int = Field(default=1, ge=1, le=64, description="how many are registered under the key")
-    ssh: str | None = Field(default=None, description="user@host, for the board's clock, temperature and rails")
+    ssh: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]*$", description="user@host, for clock and temperature"
+    )
     lease: Seconds = Field(default=600.0, validate_default=False, description="a session that lasts longer is ended")
     meter: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_board(self) -> RpcBoards:
+        if self.boards > 1 and (self.meter or self.ssh):
+            raise ValueError("a meter, or ssh, belongs to one board: give each board a key, and an entry, of its own")
+        return self
 
 
 class LabMeter(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -9,6 +10,7 @@ from statistics import median
 from typing import Any, Literal
 
 from hwnas.digest import content_id
+from hwnas.errors import MeasurementInvalid
 
 
 class Fidelity(StrEnum):
@@ -164,3 +166,48 @@ class Measurement:
 def known_fields(result: Samples | Failure) -> dict[str, Any]:
     """The fields of a result that hold something: a field that is not known changes no id."""
     return {k: v for k, v in asdict(result).items() if v is not None and v != ()}
+
+
+def check_samples(samples: Samples) -> None:
+    """Raises MeasurementInvalid for samples that no table may hold: wrong types, no reading, or no finite number.
+
+    Gross energy and idle power may be zero or negative: a rail may draw nothing, and a meter has an offset.
+    """
+    counted = [v for v in (samples.instructions, samples.cycles) if v is not None]
+    lists = [samples.latency_s, *counted]
+    if not all(isinstance(v, tuple) and all(is_number(n) and n > 0 for n in v) for v in lists) or not any(lists):
+        raise MeasurementInvalid("samples must be positive numbers, and at least one")
+    if not _is_whole(samples.inner, 1):
+        raise MeasurementInvalid(f"a reading averages {samples.inner!r} runs, not a whole number from 1 on")
+    if samples.memory is not None:
+        if not isinstance(samples.memory, Mapping) or not all(isinstance(use, str) for use in samples.memory):
+            raise MeasurementInvalid("memory must be bytes by use")
+        if not all(_is_whole(n, 0) for n in samples.memory.values()):
+            raise MeasurementInvalid("bytes of memory must be whole numbers")
+    if samples.energy is not None:
+        if not isinstance(samples.energy, tuple) or not samples.energy:
+            raise MeasurementInvalid("energy must be windows of a meter, at least one")
+        for window in samples.energy:
+            _check_window(window)
+
+
+def _check_window(window: EnergyWindow) -> None:
+    for name in ("gross_j", "idle_w", "window_s"):
+        if not is_number(getattr(window, name)):
+            raise MeasurementInvalid(f"{name} of an energy window must be a finite number")
+    if not window.window_s > 0:
+        raise MeasurementInvalid("an energy window must have a positive duration")
+    for name, least in (("runs", 1), ("samples", 0), ("lost", 0)):
+        if not _is_whole(getattr(window, name), least):
+            raise MeasurementInvalid(f"{name} of an energy window must be a whole number from {least} on")
+    if not isinstance(window.rails, tuple) or not all(isinstance(rail, str) for rail in window.rails):
+        raise MeasurementInvalid("rails of an energy window must be names")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite real number that fits a double; booleans are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and is_number(value) and value >= least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board, Runner, SearchSpace, Toolchain
 from hwnas.core.workload import Artifact, Candidate
-from hwnas.errors import BuildError, DeviceError, MeasurementInvalid
+from hwnas.errors import BuildError, DeviceError, DeviceUnavailable, MeasurementInvalid
 from hwnas.graph.precision import Precision
-from hwnas.profiling.measure import measure
+from hwnas.profiling.measure import Unfit, measure
 from hwnas.profiling.subjects import untrained
 from hwnas.toolchains.builder import BuildPool
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+
+PAUSES_S = (2.0, 10.0, 30.0)
+"""A device that was throttled is given these times to recover."""
 
 
 class Bench:
@@ -69,12 +74,25 @@ def measure_candidates(
             raise DeviceError(f"{space.encode(candidate)} cannot be built: {error.log}") from error
         try:
             bench.board.stage([artifact])
-            value = measure(bench.board, artifact, bench.device.protocol, metric).metric(metric)
-        except MeasurementInvalid as error:
-            raise DeviceError(f"{space.encode(candidate)} could not be measured: {error}") from error
+            value = _value(bench, artifact)
         finally:
             shutil.rmtree(artifact.path, ignore_errors=True)
         found = {metric: value, "flash": artifact.flash_bytes, "ram": artifact.memory.get("ram")}
         return {name: float(value) for name, value in found.items() if value is not None}
 
     return measured
+
+
+def _value(bench: Bench, artifact: Artifact) -> float | None:
+    """The device's metric; a device that is not fit for a moment is asked again. Raises DeviceError."""
+    metric = bench.device.metric
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return measure(bench.board, artifact, bench.device.protocol, metric).metric(metric)
+        except Unfit as error:
+            if pause_s is None:
+                raise DeviceUnavailable(f"the device cannot be measured now: {error}") from error
+            time.sleep(pause_s)
+        except MeasurementInvalid as error:
+            raise DeviceError(f"the network cannot be measured: {error}") from error
+    raise AssertionError("the last try returns or raises")

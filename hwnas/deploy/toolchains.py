@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING
@@ -38,9 +37,8 @@ def compare_toolchains(
 ) -> list[Compared]:
     """Measure every network through every toolchain, fastest toolchain first. One that fails is last, with its reason."""
     found: list[Compared] = []
-    with ExitStack() as stack:
-        for toolchain in toolchains:
-            bench = stack.enter_context(Bench(device, toolchain, runner))
+    for toolchain in toolchains:  # one bench at a time: a board may let in one at a time
+        with Bench(device, toolchain, runner) as bench:
             schedule, values = "", []
             try:
                 for network in networks:

@@ -14,6 +14,7 @@ from hwnas.core.interfaces import Board
 from hwnas.core.measurement import RunMetric, Samples
 from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench
+from hwnas.errors import DeviceError, MeasurementInvalid
 from hwnas.graph.analysis import analyse
 from hwnas.profiling.measure import measure
 from hwnas.profiling.stats import median_upper_bound
@@ -73,24 +74,35 @@ def spaced_readings(
 
     Each round begins and ends with the reference workload. A round in which that ran slower than at its best, by more
     than the protocol's drift, is disturbed and visited again, up to MOST_ROUNDS times as many rounds in all; the
-    rounds in which the reference was fastest count. Nothing is chosen by the readings themselves. Raises DeviceError,
-    MeasurementInvalid.
+    rounds in which the reference was fastest count. A round in which the device was not fit (throttled) does not count
+    at all. Nothing is chosen by the readings themselves. Raises DeviceError.
     """
     board.stage([reference, *artifacts.values()])
     rounds: list[tuple[float, dict[str, Samples]]] = []
-    before = _reading(board, device, reference)
-    while len(rounds) < readings * MOST_ROUNDS:
-        if rounds:
+    invalid: MeasurementInvalid | None = None
+    before: float | None = None
+    for attempt in range(readings * MOST_ROUNDS):
+        if attempt:
             sleep(spacing_s)
-        visits = {
-            name: measure(board, artifact, device.protocol, device.metric) for name, artifact in artifacts.items()
-        }
-        after = _reading(board, device, reference)
+        try:
+            if before is None:
+                before = _reading(board, device, reference)
+            visits = {
+                name: measure(board, artifact, device.protocol, device.metric) for name, artifact in artifacts.items()
+            }
+            after = _reading(board, device, reference)
+        except MeasurementInvalid as error:  # throttled, say: a round that does not count
+            invalid, before = error, None
+            continue
         rounds.append((max(before, after), visits))
         before = after
         limit = min(slowest for slowest, _ in rounds) * (1 + device.protocol.drift)
         if sum(slowest <= limit for slowest, _ in rounds) >= readings:
             break
+    if len(rounds) < min(readings, MIN_READINGS):
+        raise DeviceError(
+            f"the device could not be measured in {readings * MOST_ROUNDS} rounds: {invalid}"
+        ) from invalid
     order = sorted(range(len(rounds)), key=lambda i: (rounds[i][0], i))[:readings]
     return {name: [rounds[i][1][name] for i in sorted(order)] for name in artifacts}
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.config import data_folder
+from hwnas.config import cache_folder, data_folder
 from hwnas.core.device import Device, Mcu
 from hwnas.digest import content_id, digest_bytes
 from hwnas.errors import BuildError, ConfigError
@@ -206,7 +206,7 @@ class _Firmware:
 def _firmware(device: Device, faults: bool) -> _Firmware:
     """The compiled firmware: made once, then found by the digest of what it is made of. Raises BuildError."""
     identity = firmware_id(device, faults=faults)
-    cached = _cache() / identity
+    cached = (cache_folder() / "firmware") / identity
     if not (cached / _ALONE).is_file():
         _make_cache(cached)
         with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
@@ -244,12 +244,9 @@ def _make_cache(cached: Path) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError("compile", f"{cached.parent} cannot be made ({error.strerror}); set XDG_CACHE_HOME") from error
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hwnas" / "firmware"
+        raise BuildError(
+            "compile", f"{cached.parent} cannot be made ({error.strerror}); name another folder in HWNAS_CACHE"
+        ) from error
 
 
 def _table(image_id: bytes, symbols: Sequence[str], arena: int, workspace: int) -> str:

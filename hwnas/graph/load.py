@@ -233,6 +233,11 @@ def _converted(network: ModelProto) -> ModelProto:
         raise DataError(
             f"cannot be converted from opset {opset} to {OPSET}: {error}; export it with opset 18"
         ) from error
+    # Without its values a weight was an input to the converter; with them it is none.
+    stored = {tensor.name for tensor in weights}
+    inputs = [value for value in converted.graph.input if value.name not in stored]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
     converted.graph.initializer.extend(weights)
     return converted
 

@@ -60,7 +60,8 @@ def calibration(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The measured whole networks of a table: columns n x COLUMNS and values n in SI units."""
     values = table.values(metric or predictor.metric)
-    measured = [network for k, network in table.networks.items() if k in values]
+    # A net energy below idle power is noise, and has no logarithm.
+    measured = [network for k, network in table.networks.items() if values.get(k, 0.0) > 0]
     if not measured:
         return predictor.columns([], {}), np.array([])
     columns = predictor.columns([n.parts for n in measured], table.workloads)

@@ -42,8 +42,10 @@ class WorkloadPredictor:
         self._seed = seed
         bandwidth = next((m.bandwidth for m in device.memories if m.use == "ram" and m.bandwidth), None)
         compute = device.compute
-        # In counts a second of the roofline stands for so many; in joules nobody knows, and the trees learn it all.
-        rate = compute.instructions_per_s if self.metric == "instructions" else None
+        # A second of the roofline stands for so many of the metric; of joules nobody knows how many.
+        clock = None if device.mcu is None else device.mcu.clock
+        rate = {"latency": 1.0, "instructions": compute.instructions_per_s, "cycles": clock}.get(self.metric)
+        self._in_unit = rate is not None
         per_s = rate or 1.0
         self._roof = (compute.macs_per_s / per_s, (bandwidth or float("inf")) / per_s, compute.overhead * per_s)
         self._known: dict[str, float] = {}
@@ -51,8 +53,9 @@ class WorkloadPredictor:
         self._spread = np.log(ROOFLINE_FACTOR)
 
     def roofline(self, workloads: Sequence[Workload]) -> np.ndarray:
-        """overhead + max(macs / peak, bytes / bandwidth), in seconds, or in instructions (n).
+        """overhead + max(macs / peak, bytes / bandwidth) of n workloads, in the unit of the metric.
 
+        In seconds where no rate turns them into that unit (joules have none): a base for the trees, and no answer.
         Source: Williams, Waterman and Patterson, "Roofline", CACM 2009, with a constant for the call.
         """
         macs, moved = work(workloads)
@@ -60,8 +63,13 @@ class WorkloadPredictor:
         return np.asarray(overhead + np.maximum(macs / peak, moved / bandwidth))
 
     def fit(self, workloads: Sequence[Workload], values: Sequence[float]) -> None:
-        """Learn from measured workloads (values in SI units, positive)."""
-        self._known = {w.id: float(v) for w, v in zip(workloads, values)}
+        """Learn from measured workloads (values in SI units).
+
+        What is not positive teaches nothing: energy above idle may be lost in a meter's offset.
+        """
+        taught = [(w, float(v)) for w, v in zip(workloads, values) if v > 0]
+        workloads, values = [w for w, _ in taught], [v for _, v in taught]
+        self._known = {w.id: v for w, v in taught}
         self._trees = []
         if len(workloads) < MIN_ROWS:
             return
@@ -79,7 +87,10 @@ class WorkloadPredictor:
         self._spread = float(np.quantile(errors, 0.9))
 
     def values(self, workloads: Sequence[Workload]) -> tuple[np.ndarray, list[Source]]:
-        """The best known value of n workloads in SI units, and where each came from."""
+        """The best known value of n workloads in SI units, and where each came from.
+
+        Raises DataError for workloads that were not measured where nothing was learned and no roofline has that unit.
+        """
         sources: list[Source] = ["table" if w.id in self._known else "predictor" for w in workloads]
         result = np.array([self._known.get(w.id, np.nan) for w in workloads])
         unknown = [i for i, w in enumerate(workloads) if w.id not in self._known]
@@ -88,6 +99,11 @@ class WorkloadPredictor:
             if self._trees:
                 x, base = self._inputs(missing)
                 result[unknown] = np.exp(base + self._members(x).mean(0))
+            elif not self._in_unit:
+                raise DataError(
+                    f"{len(self._known)} measured workloads of {self.device} with {self.metric} are too few to learn "
+                    f"from, and nothing else tells it of workload {missing[0].id}: profile at least {MIN_ROWS} with it"
+                )
             else:
                 result[unknown] = self.roofline(missing)
                 for i in unknown:
@@ -101,11 +117,15 @@ class WorkloadPredictor:
         known = np.array([w.id in self._known for w in workloads])
         return np.where(known, 0.0, self._members(self._inputs(workloads)[0]).std(0))
 
+    def factor(self, source: str) -> float:
+        """How far off, as a factor, a value of that source is at the 90 % end; 1 for a measured one."""
+        spread = {"table": 0.0, "predictor": float(self._spread)}.get(source, float(np.log(ROOFLINE_FACTOR)))
+        return float(np.exp(spread))
+
     def predict(self, workloads: Sequence[Workload]) -> list[Estimate]:
         """An estimate for each workload; the interval holds 90 % of what was left out when the trees were fitted."""
         values, sources = self.values(workloads)
-        wide = {"table": 0.0, "predictor": self._spread, "roofline": float(np.log(ROOFLINE_FACTOR))}
-        factors = [float(np.exp(wide[s])) for s in sources]
+        factors = [self.factor(s) for s in sources]
         return [
             Estimate(float(v), float(v) / f, float(v) * f, s, self.fidelity)
             for v, s, f in zip(values, sources, factors)
@@ -119,6 +139,7 @@ class WorkloadPredictor:
             "fidelity": str(self.fidelity),
             "metric": self.metric,
             "seed": self._seed,
+            "in_unit": self._in_unit,
             "roof": [value if np.isfinite(value) else None for value in self._roof],
             "known": self._known,
             "trees": [t.to_json() for t in self._trees],
@@ -134,6 +155,7 @@ class WorkloadPredictor:
             self.toolchain = None if toolchain is None else str(toolchain)
             self.fidelity, self.metric = Fidelity(document["fidelity"]), str(document["metric"])
             self._seed = int(document["seed"])
+            self._in_unit = bool(document.get("in_unit", self.metric in ("latency", "instructions")))
             peak, bandwidth, overhead = (float("inf") if v is None else float(v) for v in document["roof"])
             self._roof = (peak, bandwidth, overhead)
             self._known = {str(k): float(v) for k, v in document["known"].items()}

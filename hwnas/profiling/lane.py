@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,10 +14,17 @@ from typing import Any
 from hwnas import __version__
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board
-from hwnas.core.measurement import Context, Failure, Measurement, Samples
+from hwnas.core.measurement import Context, Failure, Measurement, Samples, check_samples
 from hwnas.core.workload import Artifact
-from hwnas.errors import BuildError, DeviceError, DeviceQuarantined, MeasurementInvalid
-from hwnas.profiling.measure import EnergyMeter, measure
+from hwnas.errors import (
+    BuildError,
+    DeviceError,
+    DeviceQuarantined,
+    DeviceUnavailable,
+    MeasurementInvalid,
+    TableConflict,
+)
+from hwnas.profiling.measure import EnergyMeter, Unfit, measure
 from hwnas.profiling.plan import Subject
 from hwnas.tables.lines import Check, Recipe
 from hwnas.toolchains.builder import BuildPool
@@ -25,6 +33,9 @@ BATCH = 16
 """Subjects built at a time, before they are measured undisturbed."""
 REMOTE_BATCH = 48
 """The same for a board elsewhere: what is flashed takes as many in one image as fit."""
+UNKNOWN_DRIFT = 1e9
+"""The drift of a session whose reference could not be read for a board that was not fit: JSON knows no infinity."""
+HEAT_SLICE_S = 60.0
 Built = tuple[Subject, Artifact | BuildError]
 
 
@@ -51,11 +62,18 @@ class Lane:
     meter: EnergyMeter | None = None
 
     def session(self, subjects: Sequence[Subject], stop: Callable[[], bool]) -> Iterator[Context | Row | Check]:
-        """Measure subjects between two readings of the reference workload, until `stop` says so. Raises DeviceError."""
+        """Measure subjects between two readings of the reference workload, until `stop` says so. Raises DeviceError.
+
+        A board that is not fit when the reference is read fails the check, and with it the session's rows.
+        """
         context = self._context()
         yield context
         self.board.stage([self.reference])
-        before = self._reference()
+        try:
+            before = self._reference()
+        except MeasurementInvalid as error:
+            yield Check(context.id, UNKNOWN_DRIFT, False)
+            raise DeviceUnavailable(f"{error}; let it recover, and go on with --resume") from error
         for batch in self._batches(subjects):
             if stop():
                 break
@@ -64,33 +82,49 @@ class Lane:
                 if stop():
                     break
                 yield Row(subject, self._measurement(subject, built, context))
-        drift = self._reference() / before - 1
+        try:
+            drift = self._reference() / before - 1
+        except MeasurementInvalid:
+            drift = UNKNOWN_DRIFT
         yield Check(context.id, drift, abs(drift) <= self.device.protocol.drift)
 
     def warm(self) -> None:
         """Load the board as long as the sustained protocol asks for. Raises DeviceError."""
         if self.device.protocol.heat:
             self.board.stage([self.reference])
-            self.board.loop(self.reference, self.device.protocol.heat, self.device.protocol.timeout)
+            left = self.device.protocol.heat  # in slices: a lease, or a heartbeat, need not last for all of it
+            while left > 0:
+                self.board.loop(self.reference, min(left, HEAT_SLICE_S), self.device.protocol.timeout)
+                left -= HEAT_SLICE_S
 
     def _batches(self, subjects: Sequence[Subject]) -> Iterator[list[Built]]:
         """Batches of built subjects; for a remote board the next one is built while this one is measured."""
         size = REMOTE_BATCH if self.remote else BATCH
         starts = range(0, len(subjects), size)
+        closing = threading.Event()
         with ThreadPoolExecutor(1) as ahead:
             coming: Future[list[Built]] | None = None
-            for start in starts:
-                batch = coming.result() if coming is not None else self._built(subjects[start : start + size])
-                following = subjects[start + size : start + 2 * size]
-                coming = ahead.submit(self._built, following) if self.remote and following else None
-                try:
-                    yield batch
-                finally:
-                    for subject, _ in batch:
-                        shutil.rmtree(self.scratch / subject.id, ignore_errors=True)
+            try:
+                for start in starts:
+                    now, following = subjects[start : start + size], subjects[start + size : start + 2 * size]
+                    batch = coming.result() if coming is not None else self._built(now, closing)
+                    coming = ahead.submit(self._built, following, closing) if self.remote and following else None
+                    try:
+                        yield batch
+                    finally:
+                        for subject, _ in batch:
+                            shutil.rmtree(self.scratch / subject.id, ignore_errors=True)
+            finally:
+                closing.set()  # who stops waits for a piece of what is built ahead, not for all of it
 
-    def _built(self, batch: Sequence[Subject]) -> list[Built]:
-        return list(zip(batch, self.pool.build([(s.model(), self.scratch / s.id) for s in batch])))
+    def _built(self, batch: Sequence[Subject], closing: threading.Event) -> list[Built]:
+        found: list[Built] = []
+        for start in range(0, len(batch), BATCH):
+            if closing.is_set():
+                break
+            piece = batch[start : start + BATCH]
+            found += zip(piece, self.pool.build([(s.model(), self.scratch / s.id) for s in piece]))
+        return found
 
     def _measurement(self, subject: Subject, built: Artifact | BuildError, context: Context) -> Measurement:
         result: Samples | Failure
@@ -103,6 +137,7 @@ class Lane:
     def _measured(self, artifact: Artifact) -> Samples | Failure:
         try:
             samples = measure(self.board, artifact, self.device.protocol, self.device.metric)
+            check_samples(samples)
         except DeviceQuarantined:
             raise
         except MeasurementInvalid as error:
@@ -115,8 +150,12 @@ class Lane:
             return samples
         try:
             window = self.meter.window(self.board, artifact)
+            if window is not None:
+                check_samples(replace(samples, energy=(window,)))
         except DeviceQuarantined:
             raise
+        except Unfit as error:
+            return Failure("check", type(error).__name__, str(error))
         except (MeasurementInvalid, DeviceError) as error:
             return Failure("meter", type(error).__name__, str(error))
         return samples if window is None else replace(samples, energy=(window,))
@@ -128,6 +167,11 @@ class Lane:
 
     def _context(self) -> Context:
         facts: dict[str, Any] = dict(self.board.facts())
+        if facts["machine"] != self.recipe.machine:
+            raise TableConflict(
+                f"{facts.get('board') or 'a board'} is {facts['machine']}, not {self.recipe.machine}: rows of two "
+                "machines do not mix; measure one at a time, each into a --table of its own"
+            )
         recipe, health = self.recipe, self.board.health()
         return Context(
             device=recipe.device,

@@ -15,6 +15,8 @@ from hwnas.profiling.stats import relative_half_width
 
 FIXED_READINGS = 10 + 50
 """The usual fixed protocol (10 warm-up and 50 timed readings) that adaptive measuring is compared with."""
+PIECE = 10
+"""Readings asked for at once, so that the deadline of a run is one of few readings, however many there are."""
 SUSTAINED_READINGS = 40
 """A 95th percentile needs tails: two of forty readings lie above it."""
 Sleep = Callable[[float], None]
@@ -36,17 +38,18 @@ def measure(board: Board, artifact: Artifact, protocol: Protocol, metric: RunMet
     a board that was throttled meanwhile or whose readings are not of the metric.
     """
     before = board.health()
-    samples = board.run(artifact, protocol.min_readings, protocol.timeout)
-    if not samples.readings(metric):
-        raise MeasurementInvalid(f"the board gave no {metric}")
-    while (
-        len(samples.readings(metric)) < protocol.max_readings
-        and relative_half_width(samples.readings(metric)) > protocol.interval
+    samples = _read(board, artifact, min(protocol.min_readings, PIECE), protocol, metric)
+    while (taken := len(samples.readings(metric))) < protocol.max_readings and (
+        taken < protocol.min_readings or relative_half_width(samples.readings(metric)) > protocol.interval
     ):
-        more = min(protocol.min_readings, protocol.max_readings - len(samples.readings(metric)))
-        samples = _joined(samples, board.run(artifact, more, protocol.timeout))
+        more = min(PIECE, max(protocol.min_readings - taken, min(protocol.min_readings, protocol.max_readings - taken)))
+        samples = _joined(samples, _read(board, artifact, more, protocol, metric))
     _require_fit(before, board.health())
     return samples
+
+
+class Unfit(MeasurementInvalid):
+    """The board was throttled, or said something else against being measured, before or after the readings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,14 @@ class EnergyMeter:
         return trace.window(loop, protocol.idle, protocol.energy_samples)
 
 
+def _read(board: Board, artifact: Artifact, readings: int, protocol: Protocol, metric: RunMetric) -> Samples:
+    samples = board.run(artifact, readings, protocol.timeout)
+    values = samples.readings(metric)
+    if not values or min(values) <= 0:
+        raise MeasurementInvalid(f"the board gave {'no' if not values else 'readings of no'} {metric}")
+    return samples
+
+
 def _joined(a: Samples, b: Samples) -> Samples:
     return replace(
         a,
@@ -93,4 +104,4 @@ def _both(a: Sequence[float] | None, b: Sequence[float] | None) -> tuple[float, 
 def _require_fit(*moments: Health) -> None:
     complaints = list(dict.fromkeys(c for health in moments for c in health.complaints))
     if complaints:
-        raise MeasurementInvalid(f"the board was not fit to be measured: {', '.join(complaints)}")
+        raise Unfit(f"the board was not fit to be measured: {', '.join(complaints)}")

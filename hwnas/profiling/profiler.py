@@ -22,12 +22,12 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Board, Runner, Toolchain
 from hwnas.core.measurement import Context, Measurement, Samples
 from hwnas.core.workload import Artifact, Network, Workload
-from hwnas.errors import BuildError
+from hwnas.errors import BuildError, DeviceError
 from hwnas.profiling.fleet import side_by_side
 from hwnas.profiling.lane import Lane, Row
 from hwnas.profiling.measure import FIXED_READINGS, EnergyMeter
 from hwnas.profiling.plan import Plan, Subject, Uncertainty
-from hwnas.tables.lines import SUSTAINED, Check, Recipe
+from hwnas.tables.lines import Check, Recipe, protocol_name
 from hwnas.tables.table import LatencyTable, TableFile
 from hwnas.toolchains.builder import BuildPool
 
@@ -89,7 +89,7 @@ def recipe_of(device: Device, toolchain: Toolchain, artifact: Artifact, facts: A
         toolchain_version=artifact.version,
         schedule=artifact.schedule,
         options=dict(artifact.options),
-        protocol=SUSTAINED if device.protocol.statistic == "p95" else None,
+        protocol=protocol_name(device.protocol.model_dump(mode="json")),
     )
 
 
@@ -140,7 +140,17 @@ class Profiler:
             boards = self._open(stack)
             recipe = recipe_of(self._device, self._toolchain, reference, boards[0][0].facts())
             lanes = [
-                Lane(self._device, recipe, board, reference, pool, scratch, self._now, self._runner.remote, meter)
+                Lane(
+                    self._device,
+                    recipe,
+                    board,
+                    reference,
+                    pool,
+                    scratch,
+                    self._now,
+                    self._runner.remote,
+                    meter,
+                )
                 for board, meter in boards
             ]
             file = stack.enter_context(TableFile(table, recipe))
@@ -188,7 +198,10 @@ class Profiler:
             asked[number], measured[number] = list(subjects), []
             return subjects
 
-        for number, item in side_by_side(lanes, subjects_for, late):
+        def lost(number: int, error: DeviceError) -> None:
+            plan.give_back(asked.pop(number, []))
+
+        for number, item in side_by_side(lanes, subjects_for, late, lost, lambda: plan.left):
             left = plan.left + sum(map(len, asked.values()))
             match item:
                 case Context():

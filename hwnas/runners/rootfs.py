@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
+from hwnas.config import cache_folder
 from hwnas.digest import content_id, digest_bytes
 from hwnas.errors import BuildError, DeviceUnavailable, HwnasError
 
@@ -45,13 +46,6 @@ CFLAGS = ("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-O2", "-Wall", "-Wextra", "-
 STEP_TIMEOUT_S = 1800.0
 
 Say = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Where hwnas keeps what it can build again: HWNAS_CACHE, else `hwnas` in the user's cache folder."""
-    if named := os.environ.get("HWNAS_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwnas"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 from hwnas.core.measurement import Context, Failure, Fidelity, Measurement, Samples
 from hwnas.core.workload import Network, Workload
-from hwnas.errors import DataError, TableConflict
+from hwnas.errors import DataError, MeasurementInvalid, TableConflict
 from hwnas.records import RecordFile, read_records, write_records
-from hwnas.tables.lines import SUSTAINED, Check, Item, Recipe, header_line, line_of, parse_line
+from hwnas.tables.lines import Check, Item, Recipe, header_line, line_of, parse_line
 
 
 class LatencyTable:
@@ -51,6 +51,11 @@ class LatencyTable:
                     )
                 if item.subject not in self.workloads and item.subject not in self.networks:
                     raise TableConflict(f"measurement {item.id} is of {item.subject}, which the table does not know")
+                if isinstance(item.result, Samples):
+                    try:
+                        self.recipe.check(item.result)
+                    except MeasurementInvalid as error:
+                        raise TableConflict(f"measurement {item.id} does not belong here: {error}") from error
                 return _put(self.measurements, item.id, item)
             case Check():
                 if item.context not in self.contexts:
@@ -78,7 +83,7 @@ class LatencyTable:
 
     def value(self, samples: Samples, metric: str) -> float | None:
         """What a row says of a metric, by the statistic of the table's protocol; None if it was not measured."""
-        if self.recipe.protocol == SUSTAINED and metric == self.recipe.fidelity.metric:
+        if self.recipe.protocol is not None and metric == self.recipe.fidelity.metric:
             readings = sorted(samples.readings(metric))
             return readings[ceil(0.95 * len(readings)) - 1] if readings else None
         return samples.metric(metric)
@@ -160,9 +165,10 @@ class TableFile:
         return self._file.path
 
     def append(self, item: Item) -> None:
-        """Add a line unless it is known."""
+        """Add a line unless it is known. Raises MeasurementInvalid, TableConflict with the file as it was."""
+        line = line_of(item)  # first: what cannot be written must not be in memory either
         if self.table.add(item):
-            self._file.append(line_of(item))
+            self._file.append(line)
 
     def close(self) -> None:
         self._file.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.core.artifact import read_artifact
 from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
-from hwnas.errors import BuildError
+from hwnas.errors import BuildError, DataError
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout, serve
 from hwnas.toolchains.cache import ArtifactCache
 
@@ -63,7 +63,7 @@ class BuildPool:
             return read_artifact(into)
         except ChildTimeout as error:
             return BuildError(self._toolchain, f"{error} (build deadline)")
-        except (ChildCrashed, ChildError) as error:
+        except (ChildCrashed, ChildError, DataError) as error:  # DataError: it said that it built, and did not
             return BuildError(self._toolchain, str(error))
         finally:
             self._free.put(child)

@@ -128,6 +128,7 @@ def test_rows_come_in_the_order_asked(digits, pool):
 
 
 def test_closing_midway_ends_what_runs_and_the_pool_goes_on(digits):
+    before = threading.active_count()  # other tests of this process may have left some
     with TrainingPool(2) as pool:
         jobs = [
             TrainingJob(SPACE.candidate(1), PLAN),
@@ -142,7 +143,7 @@ def test_closing_midway_ends_what_runs_and_the_pool_goes_on(digits):
         assert time.monotonic() - started < 5
         ((_, result),) = pool.run(SPACE, digits, jobs[:1])
         assert result.complete
-    assert threading.active_count() < 10
+    assert threading.active_count() <= before + 8
 
 
 def test_data_of_another_shape_is_refused(digits, pool):

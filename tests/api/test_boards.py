@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,10 @@ def test_a_search_for_a_cortex_m7_in_int8(tmp_path: Path) -> None:
     assert "qemu" in promise.machine
     assert {p.name for p in (run / "bundle" / "c").iterdir()} >= {"network.c", "hwnas_network.h", "main.c", "Makefile"}
     assert (run / "bundle" / INT8).exists()
+    script = subprocess.run(
+        [sys.executable, "run_onnx.py"], cwd=run / "bundle", capture_output=True, text=True, check=True
+    )
+    assert "largest difference from the expected output: 0.0\n" in script.stdout
     done = hwnas("verify", run / "bundle", "--json")
     assert done.returncode == 0, done.stdout
     checks = {c["name"]: c for c in json.loads(done.stdout)}

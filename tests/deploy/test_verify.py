@@ -174,3 +174,24 @@ def test_the_faster_toolchain_comes_first_and_a_broken_one_last(device: Device) 
     assert found[0].geometric_mean == pytest.approx((a * b) ** 0.5)
     assert found[1].geometric_mean == float("inf")
     assert "nonsense" in (found[1].reason or "")
+
+
+def test_a_round_in_which_the_device_was_throttled_does_not_count(device: Device, tmp_path: Path) -> None:
+    built = artifacts(tmp_path, "ar")
+    reference = built.pop("r")
+
+    class Throttled(Scripted):
+        def health(self) -> Health:
+            return Health(complaints=("throttled",) if len(self.visited) in (4, 5) else ())
+
+    board: Any = Throttled([1.0] * 99)
+    found = spaced_readings(board, device, built, reference, readings=5, spacing_s=0, sleep=lambda _: None)
+    assert len(found["a"]) == 5
+
+    class Hot(Scripted):
+        def health(self) -> Health:
+            return Health(complaints=("throttled",))
+
+    hot: Any = Hot([1.0] * 999)
+    with pytest.raises(DeviceError, match="throttled"):
+        spaced_readings(hot, device, built, reference, readings=5, spacing_s=0, sleep=lambda _: None)

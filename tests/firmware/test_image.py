@@ -189,9 +189,9 @@ def test_what_cannot_be_linked_is_named(tmp_path: Path, m4: Device) -> None:
 
 
 def test_the_firmware_is_compiled_once(tmp_path: Path, m4: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
     link_image(m4, [], tmp_path / "a", arena_bytes=16, workspace_bytes=0)
-    (cached,) = (tmp_path / "cache" / "hwnas" / "firmware").iterdir()
+    (cached,) = (tmp_path / "cache" / "firmware").iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in cached.iterdir()}
     assert "frame.o" in before
     link_image(m4, [], tmp_path / "b", arena_bytes=16, workspace_bytes=0)
@@ -201,14 +201,14 @@ def test_the_firmware_is_compiled_once(tmp_path: Path, m4: Device, monkeypatch: 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, m4: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(BuildError, match="cannot be made .*; set XDG_CACHE_HOME"):
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match="cannot be made .*; name another folder in HWNAS_CACHE"):
         link_image(m4, [], tmp_path / "a", arena_bytes=16, workspace_bytes=0)
 
 
 def test_an_incomplete_cache_is_made_anew(tmp_path: Path, m4: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    broken = tmp_path / "cache" / "hwnas" / "firmware" / firmware_id(m4)
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
+    broken = tmp_path / "cache" / "firmware" / firmware_id(m4)
     broken.mkdir(parents=True)
     (broken / "frame.o").write_text("nonsense")
     assert link_image(m4, [], tmp_path / "a", arena_bytes=16, workspace_bytes=0).memory["firmware_ram"] > 0
@@ -223,7 +223,7 @@ def test_the_firmware_id_is_that_of_sources_and_flags(m4: Device) -> None:
 def test_a_device_that_cannot_hold_the_firmware_is_named(
     tmp_path: Path, m4: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HWNAS_CACHE", str(tmp_path / "cache"))
     small = tuple(m.model_copy(update={"size": 4096.0}) if m.use == "flash" else m for m in m4.memories)
     with pytest.raises(BuildError, match=r"cannot even hold the firmware: it exceeds flash by [\d,]+ bytes"):
         link_image(m4.model_copy(update={"memories": small}), [], tmp_path, arena_bytes=16, workspace_bytes=0)

@@ -13,6 +13,7 @@ from hwnas.errors import DataError, HwnasError, UnsupportedOperator
 from hwnas.graph.analysis import analyse_workload
 from hwnas.graph.fusion import split
 from hwnas.graph.load import load_onnx
+from hwnas.graph.session import open_session
 from hwnas.graph.workloads import materialize
 from tests.graph.networks import LIGHT, exported, feeds, graph, light_path, ones, session
 
@@ -291,3 +292,29 @@ def test_a_constant_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
     network = graph(nodes, {"x": (1, 4)}, {"s": np.array([2**20, 2**20, 4])})
     with pytest.raises(UnsupportedOperator, match="it makes a constant of shape"):
         load_onnx(saved(network, tmp_path))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_a_network_of_another_opset_keeps_its_large_weights_and_its_outputs(opset: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((16, 8, 3, 3)).astype(np.float32), "w")  # 4.5 KiB
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+            onnx.helper.make_node("Relu", ["c"], ["y"]),
+        ],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 8, 6, 6])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 16, 6, 6])],
+        [weight],
+    )
+    network = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(network, str(tmp_path / "n.onnx"))
+    loaded = load_onnx(tmp_path / "n.onnx")
+    assert [i.name for i in loaded.graph.input] == ["x"]
+    x = rng.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    outputs = [
+        open_session(m.SerializeToString(), {"threads": 1, "graph_optimization": "none"}).run(None, {"x": x})[0]
+        for m in (network, loaded)
+    ]
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-5

@@ -138,3 +138,18 @@ def test_what_is_saved_predicts_the_same_and_can_be_fitted_on(predictor: Network
 def test_a_damaged_document_is_refused(predictor: NetworkPredictor, change: dict[str, object]) -> None:
     with pytest.raises(DataError, match="not a saved (network|workload) predictor"):
         NetworkPredictor.from_json({**predictor.to_json(), **change})
+
+
+def test_kernels_that_were_not_measured_widen_the_interval_of_any_network() -> None:
+    known = {w.id: w for w in workloads()[:40]}
+    kernels = WorkloadPredictor(HOST, toolchain="ort")
+    measured = list(known.values())[:30]
+    kernels.fit(measured, [float(v) for v in kernels.roofline(measured) * np.linspace(0.5, 2, 30)])
+    predictor = NetworkPredictor(kernels)
+    columns = predictor.columns([{w.id: k + 1} for k, w in enumerate(measured)], known)
+    predictor.fit(columns, columns.sum(1))
+    seen = {w.id: 1 for w in measured[:3]}
+    unseen = {w.id: 1 for w in list(known.values())[30:33]}
+    inside, outside = predictor.estimate_any(seen, known), predictor.estimate_any(unseen, known)
+    assert inside.high / inside.mean == pytest.approx(predictor.estimate(seen, known).high / inside.mean)
+    assert outside.high / outside.mean > predictor.estimate(unseen, known).high / outside.mean

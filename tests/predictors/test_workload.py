@@ -105,3 +105,38 @@ def test_a_damaged_document_is_refused(fitted: WorkloadPredictor, change: dict[s
     document.pop("seed")
     with pytest.raises(DataError, match="seed"):
         WorkloadPredictor.from_json(document)
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("energy", 1e-3), ("cycles", 1e6)])
+def test_a_metric_without_a_rate_has_no_roofline(metric: str, unit: float) -> None:
+    few, other = list(workloads()[: MIN_ROWS - 1]), workloads()[-1]
+    predictor = WorkloadPredictor(HOST, metric=metric)
+    predictor.fit(few, unit * law(few))
+    assert predictor.predict(few[:1])[0].mean == pytest.approx(unit * law(few[:1])[0])
+    for again in (predictor, WorkloadPredictor.from_json(json.loads(json.dumps(predictor.to_json())))):
+        with pytest.raises(DataError, match=f"{MIN_ROWS - 1} measured workloads of host with {metric} are too few"):
+            again.predict([other])
+    many = list(workloads()[:40])
+    predictor.fit(many, unit * law(many))
+    estimate = predictor.predict([other])[0]
+    assert estimate.source == "predictor"
+    assert estimate.mean == pytest.approx(unit * law([other])[0], rel=3)
+
+
+def test_counts_of_a_known_clock_have_a_roofline() -> None:
+    board = api.load_device("cortex-m4-qemu")
+    assert board.mcu is not None
+    seconds, cycles = (WorkloadPredictor(board, metric=m).values([workloads()[0]]) for m in ("latency", "cycles"))
+    assert cycles[1] == ["roofline"]
+    assert cycles[0] == pytest.approx(seconds[0] * board.mcu.clock)
+
+
+def test_energy_lost_in_the_offset_of_a_meter_teaches_nothing() -> None:
+    known = list(workloads()[:20])
+    values = 1e-3 * law(known)
+    values[:2] = 0.0, -1e-6
+    predictor = WorkloadPredictor(HOST, metric="energy")
+    predictor.fit(known, values)
+    estimates = predictor.predict(known)
+    assert [e.source for e in estimates[:3]] == ["predictor", "predictor", "table"]
+    assert all(e.mean > 0 for e in estimates)

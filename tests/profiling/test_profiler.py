@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Loop, Runner
 from hwnas.core.measurement import EnergyWindow, Failure, Fidelity, Samples
 from hwnas.core.workload import Workload
-from hwnas.errors import ConfigError, DeviceQuarantined, TableConflict
+from hwnas.errors import ConfigError, DeviceQuarantined, DeviceUnavailable, TableConflict
 from hwnas.predictors.features import features
 from hwnas.profiling.measure import EnergyMeter, measure, sustained
 from hwnas.profiling.plan import Plan, cover
@@ -211,13 +213,42 @@ def test_several_boards_share_the_work_and_each_row_names_its_board(device: Devi
     assert isinstance(events[-1], Finished)
 
 
-def test_one_board_that_is_lost_ends_all_and_keeps_the_rows(device: Device, tmp_path: Path) -> None:
+def test_boards_that_are_all_lost_end_the_profile_and_keep_the_rows(device: Device, tmp_path: Path) -> None:
     device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"failures_in_a_row": 1})})
     runner = FakeRunner(Script(places=("a", "b"), faults={2: "crash"}))
     profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), places=("a", "b"))
     with pytest.raises(DeviceQuarantined):
         list(profiler.run(plan(), tmp_path / "t.jsonl"))
     assert LatencyTable.read(tmp_path / "t.jsonl").measurements
+
+
+def test_the_work_of_a_lost_board_is_done_by_the_others(device: Device, tmp_path: Path) -> None:
+    class OneFails(FakeRunner):
+        def open(self, device: Device, place: str | None = None) -> Any:
+            self.script.faults = {2: "crash"} if place == "a" else {}
+            return FakeRunner(replace(self.script)).open(device, place)
+
+    device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"failures_in_a_row": 1})})
+    runner = OneFails(Script(places=("a", "b")))
+    profiler = Profiler(device, OrtToolchain(), runner, reference_workload(device), places=("a", "b"))
+    list(profiler.run(plan(), tmp_path / "t.jsonl"))
+    table = LatencyTable.read(tmp_path / "t.jsonl")
+    assert set(table.values()) == {*table.workloads, *table.networks}
+
+
+def test_a_board_that_is_not_fit_at_the_end_fails_its_session(device: Device, tmp_path: Path) -> None:
+    count = len(plan().ask(99)) + 2
+    runner = FakeRunner(Script(complaints={count - 1: ("throttled",)}))
+    device = device.model_copy(update={"protocol": device.protocol.model_copy(update={"session": 99})})
+    events = run(device, runner, tmp_path / "t.jsonl")
+    assert [e.check.passed for e in events if isinstance(e, Checked)] == [False, True]
+    assert LatencyTable.read(tmp_path / "t.jsonl").values()
+
+
+def test_a_board_that_is_not_fit_at_the_start_is_said_to_be_so(device: Device, tmp_path: Path) -> None:
+    runner = FakeRunner(Script(complaints={0: ("throttled",)}))
+    with pytest.raises(DeviceUnavailable, match="throttled.*--resume"):
+        run(device, runner, tmp_path / "t.jsonl")
 
 
 def test_closing_stops_every_board(device: Device, tmp_path: Path) -> None:

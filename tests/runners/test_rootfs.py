@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.config import load_device
+from hwnas.config import cache_folder, load_device
 from hwnas.errors import BuildError, DeviceUnavailable
 from hwnas.runners import rootfs
 from hwnas.runners.tvm_rpc import RpcRunner
@@ -24,12 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HWNAS_CACHE", "/named")
-    assert rootfs.cache_folder() == Path("/named")
+    assert cache_folder() == Path("/named")
     monkeypatch.delenv("HWNAS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert rootfs.cache_folder() == Path("/xdg/hwnas")
+    assert cache_folder() == Path("/xdg/hwnas")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert rootfs.cache_folder() == Path.home() / ".cache" / "hwnas"
+    assert cache_folder() == Path.home() / ".cache" / "hwnas"
 
 
 def test_a_board_without_it_names_the_command_that_makes_it(cache: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwnas.core.measurement import Context, Failure, Fidelity, Measurement, Samples
+from hwnas.core.measurement import Context, EnergyWindow, Failure, Fidelity, Measurement, Samples
 from hwnas.core.workload import Network, Workload
-from hwnas.errors import DataError, TableConflict
-from hwnas.tables.lines import Check, Recipe
+from hwnas.digest import content_id
+from hwnas.errors import DataError, MeasurementInvalid, TableConflict
+from hwnas.tables.lines import SUSTAINED, Check, Item, Recipe, line_of, protocol_name
 from hwnas.tables.table import LatencyTable, TableFile, merge
 
 CONTEXT = Context(
@@ -164,3 +167,204 @@ def edited(tmp_path: Path, change: object) -> Path:
 def test_what_is_not_what_it_says_is_refused(tmp_path: Path, change: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         LatencyTable.read(edited(tmp_path, change))
+
+
+def measured(**samples: Any) -> Measurement:
+    return Measurement(WORKLOADS[0].id, CONTEXT.id, Samples(**{"latency_s": (1e-3,), **samples}), "t")
+
+
+def window(**changed: Any) -> EnergyWindow:
+    return replace(EnergyWindow(1.0, 0.5, 10.0, 100, 1000, 0, ("vdd",)), **changed)
+
+
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"latency_s": ()}, "positive numbers, and at least one"),
+    ({"latency_s": (0.0,)}, "positive numbers"),
+    ({"latency_s": (True,)}, "positive numbers"),
+    ({"latency_s": (10**400,)}, "positive numbers"),
+    ({"latency_s": ("1",)}, "positive numbers"),
+    ({"latency_s": "", "cycles": (1,)}, "positive numbers"),
+    ({"instructions": (1, -1)}, "positive numbers"),
+    ({"inner": 0}, "averages 0 runs"),
+    ({"inner": True}, "averages True runs"),
+    ({"inner": 1.5}, "averages 1.5 runs"),
+    ({"memory": {"code": True}}, "bytes of memory"),
+    ({"memory": {"code": -1}}, "bytes of memory"),
+    ({"memory": {"code": 10**400}}, "bytes of memory"),
+    ({"memory": [1]}, "bytes by use"),
+    ({"memory": ""}, "bytes by use"),
+    ({"energy": (window(idle_w="1"),)}, "idle_w of an energy window must be a finite number"),
+    ({"energy": (window(gross_j=True),)}, "gross_j of an energy window must be a finite number"),
+    ({"energy": (window(gross_j=10**400),)}, "gross_j of an energy window must be a finite number"),
+    ({"energy": (window(window_s=0.0),)}, "positive duration"),
+    ({"energy": (window(runs=0),)}, "runs of an energy window"),
+    ({"energy": (window(runs=1.5),)}, "runs of an energy window"),
+    ({"energy": (window(samples=-1),)}, "samples of an energy window"),
+    ({"energy": (window(lost=-1),)}, "lost of an energy window"),
+    ({"energy": (window(lost=False),)}, "lost of an energy window"),
+    ({"energy": (window(rails=(1,)),)}, "rails of an energy window"),
+    ({"energy": (window(rails="vdd"),)}, "rails of an energy window"),
+    ({"energy": 1}, "windows of a meter"),
+]
+
+
+def sealed(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of hostile content whose id is right."""
+    if line["kind"] == "measurement":
+        result = line.get("samples", line.get("failure"))
+        return {**line, "id": content_id([line["subject"], line["context"], result, line["taken"]])}
+    return {**line, "id": content_id({k: v for k, v in line.items() if k not in ("id", "kind")})}
+
+
+@pytest.mark.parametrize(("samples", "message"), BROKEN, ids=lambda v: str(v)[:50])
+def test_what_the_reader_refuses_the_writer_refuses(tmp_path: Path, samples: dict[str, Any], message: str) -> None:
+    path = tmp_path / "t.jsonl"
+    with TableFile(path, Recipe.of(CONTEXT)) as file:
+        for item in (CONTEXT, WORKLOADS[0]):
+            file.append(item)
+        before = path.read_bytes()
+        row = measured(**samples)
+        with pytest.raises(MeasurementInvalid, match=message):
+            file.append(row)
+        assert not file.table.measurements
+    assert path.read_bytes() == before
+    body = {"subject": row.subject, "context": row.context, "taken": row.taken}
+    line = {"kind": "measurement", "id": row.id, **body, "samples": json.loads(json.dumps(plain(row)))}
+    path.write_bytes(before + json.dumps(line).encode() + b"\n" + before.splitlines(keepends=True)[-1])
+    with pytest.raises(DataError, match=message):
+        LatencyTable.read(path)
+
+
+def plain(row: Measurement) -> dict[str, Any]:
+    assert isinstance(row.result, Samples)
+    return row.result.as_json()
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**20), 10**20)
+
+
+@settings(max_examples=60)
+@given(numbers, numbers, st.floats(1e-9, 1e9), st.integers(1, 10**9), st.integers(0, 9), st.integers(0, 9))
+def test_whatever_is_appended_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    gross: float,
+    idle: float,
+    window_s: float,
+    runs: int,
+    lost: int,
+    used: int,
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "t.jsonl"
+    row = measured(energy=(window(gross_j=gross, idle_w=idle, window_s=window_s, runs=runs, lost=lost),),
+                   memory={"code": used})  # fmt: skip
+    with TableFile(path, Recipe.of(CONTEXT)) as file:
+        for item in (CONTEXT, WORKLOADS[0], row):
+            file.append(item)
+    assert LatencyTable.read(path).measurements == {row.id: row}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        replace(CONTEXT, started=1),
+        replace(CONTEXT, options=[]),
+        replace(CONTEXT, protocol=[["statistic", "p95"]]),
+        replace(CONTEXT, clock_hz=True),
+        replace(CONTEXT, protocol={"statistic": "p95", "heat": "soon"}),
+        Network("n", "d", {WORKLOADS[0].id: 0}),
+        Network("n", "d", {WORKLOADS[0].id: True}),
+        Network("n", "d", {}, 3),  # type: ignore[arg-type]
+        Check(CONTEXT.id, "no", True),  # type: ignore[arg-type]
+        Check(CONTEXT.id, 0.0, 1),  # type: ignore[arg-type]
+        Check(CONTEXT.id, float("nan"), True),
+        Measurement([1], CONTEXT.id, Samples((1.0,)), "t"),  # type: ignore[arg-type]
+        Measurement(WORKLOADS[0].id, CONTEXT.id, Failure("lunch", "E", "m"), "t"),  # type: ignore[arg-type]
+        Measurement(WORKLOADS[0].id, CONTEXT.id, Failure("run", "E", 1), "t"),  # type: ignore[arg-type]
+    ],
+    ids=lambda item: str(item)[:60],
+)
+def test_values_of_wrong_types_are_refused(item: Item) -> None:
+    with pytest.raises(MeasurementInvalid, match="a table cannot hold this"):
+        line_of(item)
+
+
+@pytest.mark.parametrize(
+    ("index", "change"),
+    [
+        (0, lambda line: line.update(device=[1])),
+        (0, lambda line: line.update(options=None)),
+        (1, lambda line: line.update(protocol=[1])),
+        (1, lambda line: line.update(started=None)),
+        (1, lambda line: line.update(protocol={"statistic": "p95", "heat": {}})),
+        (-1, lambda line: line.update(subject=[1])),
+        (-1, lambda line: line.update(context={})),
+        (-1, lambda line: line["samples"].update(energy="ab")),
+        (-1, lambda line: line["samples"].update(energy=[[1]])),
+        (-1, lambda line: line["samples"].update(energy=[{}])),
+        (-1, lambda line: line["samples"].update(nonsense=1)),
+    ],
+)
+def test_hostile_lines_with_a_right_id_are_data_errors(
+    tmp_path: Path, index: int, change: Callable[[dict[str, Any]], None]
+) -> None:
+    def sealed_change(lines: list[dict[str, Any]]) -> None:
+        change(lines[index])
+        lines[index] = sealed(lines[index])
+
+    with pytest.raises(DataError, match="is not a valid table line"):
+        LatencyTable.read(edited(tmp_path, sealed_change))
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "samples", "message"),
+    [
+        (Fidelity.INSTRUCTION_SIM, Samples((1e-3,)), "instruction-sim table needs readings of instructions"),
+        (Fidelity.HARDWARE, Samples(instructions=(100.0,)), "hardware table needs readings of latency"),
+        (Fidelity.CYCLE_SIM, Samples((1e-3,)), "cycle-sim table needs readings of cycles"),
+        (Fidelity.HARDWARE, Samples((1e-3,), energy=(window(samples=0),)), "needs samples of a meter"),
+    ],
+)
+def test_samples_are_of_the_fidelity_of_their_table(fidelity: Fidelity, samples: Samples, message: str) -> None:
+    context = replace(CONTEXT, fidelity=fidelity)
+    table = LatencyTable(Recipe.of(context))
+    for item in (context, WORKLOADS[0]):
+        table.add(item)
+    with pytest.raises(TableConflict, match=message):
+        table.add(Measurement(WORKLOADS[0].id, context.id, samples, "t"))
+    assert not table.measurements
+
+
+def test_a_modelled_window_has_no_samples() -> None:
+    context = replace(CONTEXT, fidelity=Fidelity.MODEL)
+    table = LatencyTable(Recipe.of(context))
+    row = Measurement(WORKLOADS[0].id, context.id, Samples((1e-3,), energy=(window(samples=0),)), "t")
+    for item in (context, WORKLOADS[0], row):
+        table.add(item)
+        line_of(item)
+    assert table.values("energy")
+
+
+def test_how_long_a_board_was_heated_is_part_of_the_recipe() -> None:
+    def named(**protocol: Any) -> str | None:
+        return protocol_name({"statistic": "p95", **protocol})
+
+    assert [named(heat=h) for h in ("600.0 s", "10 min", 600, 600.0)] == [f"{SUSTAINED}-600s"] * 4
+    assert (named(heat="0.5 s"), named(heat="1000000.0 s"), named()) == (
+        "sustained-0.5s", "sustained-1000000s", "sustained-0s",
+    )  # fmt: skip
+    assert protocol_name({"heat": "600.0 s"}) is protocol_name({"statistic": "median"}) is None
+    for wrong in ("soon", "3 J", "-1 s", "1e999 s", "1 s**9**9", "600.0", -1.0, None, [], True, 10**400):
+        with pytest.raises(ValueError, match="heat"):
+            named(heat=wrong)
+    short, long = (replace(CONTEXT, protocol={"statistic": "p95", "heat": heat}) for heat in ("1.0 s", "600.0 s"))
+    with pytest.raises(TableConflict, match="protocol sustained-1s and sustained-600s"):
+        LatencyTable(Recipe.of(short)).add(long)
+
+
+def test_a_sustained_table_answers_with_95th_percentiles() -> None:
+    context = replace(CONTEXT, protocol={"statistic": "p95", "heat": "60.0 s"})
+    table = LatencyTable(Recipe.of(context))
+    readings = tuple(float(i) for i in range(1, 41))
+    for item in (context, WORKLOADS[0], Measurement(WORKLOADS[0].id, context.id, Samples(readings), "t")):
+        table.add(item)
+    assert table.values() == {WORKLOADS[0].id: 38.0}

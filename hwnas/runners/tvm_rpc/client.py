@@ -60,7 +60,10 @@ class Tracker:
             self._socket.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
             reply = base.recvall(self._socket, 4)
         except OSError as error:
-            raise Absent(f"no tracker answers at {self.at} ({error})") from error
+            raise Absent(
+                f"no tracker answers at {self.at} ({error}); start it and the ssh tunnel: "
+                "`hwnas devices setup NAME --ssh USER@HOST --dry-run` ends with both commands"
+            ) from error
         if reply != struct.pack("<i", base.RPC_TRACKER_MAGIC):
             raise Absent(f"what answers at {self.at} is not a TVM tracker")
 

@@ -29,7 +29,7 @@ class RemoteHealth:
         return self._silent() if reader is None else reader.health()
 
     def _look(self) -> HealthReader | None:
-        command = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", self._ssh, LIST_COMMAND)
+        command = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "--", self._ssh, LIST_COMMAND)
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=SSH_S

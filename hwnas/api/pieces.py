@@ -230,7 +230,7 @@ def meter_at(device: Device, place: str) -> EnergyMeter | None:
     lab = config.load_lab()
     named = next((b.meter for b in lab.of(device.name) if b.name == place and b.meter), None)
     if named is None and device.rpc is not None:
-        ways = {f"{r.key or device.rpc.key}@{r.host}:{r.port}": r.meter for r in lab.rpc_of(device.name)}
+        ways = {r.place(device.rpc.key): r.meter for r in lab.rpc_of(device.name)}
         named = ways.get(place)
     if named is not None:
         wanted = next(m for m in lab.meters if m.name == named)

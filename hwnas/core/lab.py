@@ -44,6 +44,10 @@ class RpcBoards(BaseModel):
     lease: Seconds = Field(default=600.0, validate_default=False, description="a session that lasts longer is ended")
     meter: Name | None = None
 
+    def place(self, key: str) -> str:
+        """What a board is called that registers here as `key`, unless the lab names another key."""
+        return f"{self.key or key}@{self.host}:{self.port}"
+
     @model_validator(mode="after")
     def _one_board(self) -> RpcBoards:
         if self.boards > 1 and (self.meter or self.ssh):

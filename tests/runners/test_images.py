@@ -21,8 +21,6 @@ from hwnas.runners.firmware import FirmwareBoard, FirmwareRunner
 from tests.runners.counting import M4, Counted, counting_board
 from tests.runners.tiny import tiny, tiny_outputs
 
-EMULATED = ["cortex-m3-qemu", "cortex-m4-qemu", "cortex-m7-qemu", "cortex-m55-qemu"]
-
 
 @pytest.fixture
 def counted() -> Iterator[Counted]:

@@ -42,9 +42,9 @@ class RpcRunner:
             return {f"emulated-{i + 1}": None for i in range(lab.emulated.get(device.name, 1))}
         found: dict[str, RpcBoards | None] = {}
         for boards in lab.rpc_of(device.name):
-            key = boards.key or device.rpc.key
+            place = boards.place(device.rpc.key)
             for i in range(boards.boards):
-                found[f"{key}@{boards.host}:{boards.port}" + (f"/{i + 1}" if boards.boards > 1 else "")] = boards
+                found[place + (f"/{i + 1}" if boards.boards > 1 else "")] = boards
         if not found:
             raise DeviceUnavailable(
                 f"no {device.name} is in the lab: name its tracker in {config.lab_file()}, such as\n"

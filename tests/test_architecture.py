@@ -20,17 +20,20 @@ MAX_LINES = 400
 MAX_FILE_BYTES = 1_000_000
 MAX_IMPORT_S = 0.150
 
+SCHEDULES = {str(m.relative_to(ROOT / "hwnas")) for m in (ROOT / "hwnas" / "toolchains" / "schedules").glob("*.py")}
+
 ADAPTERS = {
     # TVM is compiled with in the toolchains, and runs compiled code in the worker of the local runner.
     "tvm": {
         "toolchains/tvm.py",
         "toolchains/tvm_cuda.py",
+        *SCHEDULES,
         "runners/worker.py",
         *(f"runners/tvm_rpc/{part}.py" for part in ("client", "tracker", "agent/__main__", "agent/network")),
         *(f"runners/tvm_rpc/agent/{part}.py" for part in ("server", "session")),
-        *(f"toolchains/cgen/{part}.py" for part in ("emit", "floating", "integer", "schedule")),
+        *(f"toolchains/cgen/{part}.py" for part in ("emit", "floating", "integer", "layouts", "lowering", "schedule")),
     },
-    "tvm_ffi": {"toolchains/tvm.py", "runners/tvm_rpc/agent/session.py"},
+    "tvm_ffi": {"toolchains/tvm.py", *SCHEDULES, "runners/tvm_rpc/agent/session.py"},
     # One adapter fits trees; the accuracy predictor also ranks, which the adapter does not offer.
     "xgboost": {"predictors/xgb.py", "accuracy/predictor.py"},
     # A session is opened in one place; quantising is onnxruntime's own tool; the toolchain asks for its version.

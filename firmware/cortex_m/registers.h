@@ -20,6 +20,7 @@
 #define SCB_HFSR HWNAS_REG(0xE000ED2C)
 #define SCB_BFAR HWNAS_REG(0xE000ED38)
 #define SCB_CPACR HWNAS_REG(0xE000ED88)
+#define FPU_FPCCR HWNAS_REG(0xE000EF34)
 #define DCB_DEMCR HWNAS_REG(0xE000EDFC)
 #define DWT_CTRL HWNAS_REG(0xE0001000)
 #define DWT_CYCCNT HWNAS_REG(0xE0001004)
@@ -40,6 +41,7 @@ enum {
 };
 
 #define AIRCR_SYSRESETREQ 0x05FA0004u
+#define FPCCR_ASPEN_LSPEN 0xC0000000u
 
 /* Keep interrupts away; returns what hwnas_unmask wants. */
 static inline uint32_t hwnas_mask(void) {

@@ -37,8 +37,9 @@ void hwnas_idle(void) {
 
 static void start_core(void) {
     SCB_VTOR = (uint32_t)(uintptr_t)hwnas_vectors;
-#ifdef __ARM_FP
-    SCB_CPACR |= CPACR_FPU;
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+    SCB_CPACR |= CPACR_FPU; /* and MVE, where there is any */
+    FPU_FPCCR |= FPCCR_ASPEN_LSPEN; /* interrupts keep vectors and predicates: so it is from reset, but not for sure */
 #endif
 #if __ARM_ARCH >= 8
     __asm volatile("msr msplim, %0" ::"r"(hwnas_stack_begin));

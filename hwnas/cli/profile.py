@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from hwnas import api, units
-from hwnas.cli.render import log, out, print_table, progress
+from hwnas.cli.render import log, out, print_table, progress, uncovered_kernels
 from hwnas.core.measurement import Failure, Samples
 from hwnas.core.workload import Workload
 from hwnas.errors import EXIT_NO, ConfigError, Interrupted
@@ -20,7 +20,7 @@ from hwnas.graph.describe import describe
 from hwnas.graph.precision import PRECISIONS, Precision
 from hwnas.profiling.measure import sustained
 from hwnas.profiling.profiler import Checked, Event, Finished, Measured, Opened
-from hwnas.tables.exchange import counts
+from hwnas.tables.exchange import counts, uncovered
 from hwnas.tables.table import LatencyTable
 
 READING_GUESS_S = 0.06
@@ -163,7 +163,8 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
         raise typer.Exit(EXIT_NO)
     if json or finished is None:
         return
-    held = counts(LatencyTable.read(todo.table))
+    table = LatencyTable.read(todo.table)
+    held = counts(table)
     rows = [
         ("table", todo.table),
         ("rows this time", f"{finished.rows} ({finished.failures} failures)"),
@@ -171,6 +172,7 @@ def _follow(todo: api.Profile, for_s: float | None, json: bool) -> None:
         ("device time saved", f"{1 - finished.reading_share:.0%} of the readings of a fixed 10 + 50 protocol"),
     ]
     print_table("", ("profile", todo.device.name), rows)
+    uncovered_kernels(uncovered(table))
 
 
 def _what(event: Measured) -> str:
@@ -191,7 +193,12 @@ def event_json(event: Event, told: str) -> dict[str, Any]:
         case Measured():
             result = event.row.result
             value = (
-                {"metric": told, "value": result.metric(told), "readings": len(result.readings(told))}
+                {
+                    "metric": told,
+                    "value": result.metric(told),
+                    "readings": len(result.readings(told)),
+                    "uncovered": list(result.uncovered),
+                }
                 if isinstance(result, Samples)
                 else {"failure": {"stage": result.stage, "error": result.error, "message": result.message}}
             )

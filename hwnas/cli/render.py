@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,6 +19,10 @@ log = Console(stderr=True, highlight=False)
 """Notes, warnings and progress."""
 out = Console(highlight=False)
 """Data."""
+
+
+MOST_NAMED = 20
+"""Uncovered kernels that a note names."""
 
 
 def print_json(value: Any) -> None:
@@ -35,6 +40,17 @@ def print_table(
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
     out.print(table)
+
+
+def uncovered_kernels(found: Mapping[str, int]) -> None:
+    """Kernels that ran without a schedule rule, with the number of workloads and networks that have each; a note."""
+    if not found:
+        return
+    log.print(f"[yellow]note:[/] kernels without a schedule rule, which run slower than they could: {len(found)}")
+    for name, subjects in list(found.items())[:MOST_NAMED]:
+        log.print(f"  {escape(name)} (in {subjects})")
+    if len(found) > MOST_NAMED:
+        log.print(f"  and {len(found) - MOST_NAMED} more")
 
 
 def progress(unit: str) -> Progress:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from hwnas.cli.render import log, metric, out, print_json, print_table
+from hwnas.cli.render import log, metric, out, print_json, print_table, uncovered_kernels
 from hwnas.errors import EXIT_NO, HwnasError
 from hwnas.graph.describe import describe
 from hwnas.graph.workloads import parse_workload
@@ -36,7 +37,10 @@ def show_table(
         if row["subject"] in table.workloads:
             row["what"] = describe(table.workloads[row["subject"]])
     if json:
-        print_json({"recipe": exchange.recipe_json(table), "counts": exchange.counts(table), "rows": rows})
+        found = exchange.uncovered(table)
+        print_json(
+            {"recipe": exchange.recipe_json(table), "counts": exchange.counts(table), "uncovered": found, "rows": rows}
+        )
         return
     recipe = table.recipe
     out.print(f"[bold]{recipe.device}[/] ({recipe.fidelity}) on {recipe.machine}")
@@ -45,10 +49,17 @@ def show_table(
     out.print(", ".join(f"{n} {what}" for what, n in exchange.counts(table).items()))
     told = recipe.fidelity.metric
     shown = [
-        (r["subject"][:10], metric(told, r["value"]), f"±{100 * r['half_width']:.1f} %", r["readings"], r["what"])
+        (
+            r["subject"][:10],
+            metric(told, r["value"]),
+            f"±{100 * r['half_width']:.1f} %",
+            r["readings"],
+            escape(r["what"] + (f" [{r['code'][0]}]" if len(r["code"]) == 1 else "")),
+        )
         for r in rows[:top]
     ]
     print_table("", ("id", told, "middle 90 %", "readings", "what"), shown, right=(told, "middle 90 %", "readings"))
+    uncovered_kernels(exchange.uncovered(table))
 
 
 @app.command("check")
@@ -61,6 +72,7 @@ def check(paths: list[Path]) -> None:
             for workload in table.workloads.values():
                 parse_workload(workload.onnx, workload.op)
             out.print(f"ok    {path}: " + ", ".join(f"{n} {what}" for what, n in exchange.counts(table).items()))
+            uncovered_kernels(exchange.uncovered(table))
         except HwnasError as error:
             bad += 1
             log.print(f"bad   {error}", markup=False)

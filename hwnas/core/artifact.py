@@ -17,9 +17,12 @@ LIBRARY = "network.so"
 OBJECT = "network.o"
 """The object file of a `cgen` artifact for a microcontroller, ready to be linked into an image."""
 LAYOUT = "network.json"
-"""What a `cgen` artifact says of its network: {symbol, arena_bytes, workspace_bytes, inputs, outputs, kernels}.
+"""What a `cgen` artifact says of its network: {symbol, arena_bytes, workspace_bytes, inputs, outputs, kernels, code,
+layout_transforms}.
 
-Tensors are {name, dtype, shape, offset, bytes} with numpy's name of the type; kernels are names, in order.
+Tensors are {name, dtype, shape, layout, offset, bytes} with numpy's name of the type. The shape is ONNX's; a tensor of
+layout NHWC holds its channels last, and who writes or reads it changes the order. kernels are names in order, code says
+which code computes each, and layout_transforms how many tensors kernels copy into another order.
 """
 INPUTS = "inputs.json"
 """Shape and numpy type of each input, where the artifact cannot tell itself."""
@@ -35,6 +38,9 @@ def write_artifact(artifact: Artifact) -> Artifact:
         "flash_bytes": artifact.flash_bytes,
         "uncovered": list(artifact.uncovered),
         "memory": dict(artifact.memory),
+        "kernels": artifact.kernels,
+        "layout_transforms": artifact.layout_transforms,
+        "code": list(artifact.code),
     }
     (Path(artifact.path) / DESCRIPTION).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     return artifact
@@ -44,6 +50,7 @@ def read_artifact(folder: Path) -> Artifact:
     """The artifact in a folder. Raises DataError if its description is missing or not one."""
     try:
         document: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-        return Artifact(path=str(folder), **{**document, "uncovered": tuple(document["uncovered"])})
+        lists = {name: tuple(document.get(name, ())) for name in ("uncovered", "code")}
+        return Artifact(path=str(folder), **{**document, **lists})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"is not an artifact ({error})", path=folder / DESCRIPTION) from error

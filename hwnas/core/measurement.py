@@ -37,6 +37,8 @@ _RUN_METRIC: dict[Fidelity, RunMetric] = {
 
 
 Stage = Literal["build", "deploy", "run", "meter", "check"]
+MOST_NAMES = 10_000
+"""Kernels that a row may name: no network has as many."""
 STAGES: tuple[Stage, ...] = ("build", "deploy", "run", "meter", "check")
 
 
@@ -104,7 +106,8 @@ class Samples:
     latency_s: seconds per run, one value a reading (each reading averages `inner` runs); empty where the
     fidelity knows no time, which is counted in instructions or cycles per run then. energy: windows of a meter, or
     None where not measured. memory: bytes by use, as built or as seen on the device (`code`, `constants`, `arena`,
-    `workspace`, `stack`, and for a deployed image `flash` and `ram`).
+    `workspace`, `stack`, and for a deployed image `flash` and `ram`). uncovered: the kernels that ran without a
+    schedule rule, each with the reason where it is known. code: the micro-kernels and other code that were chosen.
     """
 
     latency_s: tuple[float, ...] = ()
@@ -113,6 +116,8 @@ class Samples:
     memory: Mapping[str, int] | None = None
     instructions: tuple[float, ...] | None = None
     cycles: tuple[float, ...] | None = None
+    uncovered: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
 
     def readings(self, metric: str) -> tuple[float, ...]:
         """The readings of `latency` (s), `energy` (J, net, a run), `instructions` or `cycles`; empty if there are none."""
@@ -184,6 +189,11 @@ def check_samples(samples: Samples) -> None:
             raise MeasurementInvalid("memory must be bytes by use")
         if not all(_is_whole(n, 0) for n in samples.memory.values()):
             raise MeasurementInvalid("bytes of memory must be whole numbers")
+    for what, names in (("uncovered kernels", samples.uncovered), ("code", samples.code)):
+        if not isinstance(names, tuple) or len(names) > MOST_NAMES:
+            raise MeasurementInvalid(f"{what} must be a list of at most {MOST_NAMES} names")
+        if not all(isinstance(name, str) and name.isprintable() for name in names):
+            raise MeasurementInvalid(f"{what} must be printable names")
     if samples.energy is not None:
         if not isinstance(samples.energy, tuple) or not samples.energy:
             raise MeasurementInvalid("energy must be windows of a meter, at least one")

@@ -85,9 +85,11 @@ class Candidate:
 class Artifact:
     """What a toolchain built: `path` is a folder that a runner of `runner_format` can load by itself.
 
-    Names all that decides its speed: toolchain, version, options and schedule. `uncovered` lists the kernels that
-    no schedule rule covers; `flash_bytes` is the size on the device, code and constants; `memory` tells more where the
-    toolchain knows it: bytes by use, as in `Samples.memory`.
+    Names all that decides its speed: toolchain, version, options and schedule. `kernels` counts the distinct compiled
+    ones where the toolchain knows them, `uncovered` lists those that no schedule rule covers, with the reason, and
+    `layout_transforms` counts calls that only permute dimensions; `code` names the micro-kernels and other code that
+    were chosen, each once. `flash_bytes` is the size on the device, code and
+    constants; `memory` tells more where the toolchain knows it: bytes by use, as in `Samples.memory`.
     """
 
     path: str
@@ -98,3 +100,6 @@ class Artifact:
     flash_bytes: int | None = None
     uncovered: tuple[str, ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
+    kernels: int | None = None
+    layout_transforms: int = 0
+    code: tuple[str, ...] = ()

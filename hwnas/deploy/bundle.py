@@ -163,8 +163,10 @@ def write_forms(
         written += sorted((into / LIBRARY).iterdir())
     if "c" in formats:
         from hwnas.toolchains.cgen.folder import write_folder
+        from hwnas.toolchains.cgen.kernels import core_of
 
-        written += write_folder(network, into / SOURCES)
+        core = "portable" if device.mcu is None else core_of(device.mcu.cpu)
+        written += write_folder(network, into / SOURCES, core)
     return written
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hwnas.core.workload import Workload
 from hwnas.errors import ConfigError
-from hwnas.graph import rules_ort, rules_tvm
+from hwnas.graph import rules_ort, rules_tvm, rules_views
 from hwnas.graph.canonical import canonical_workload
 from hwnas.graph.rules_qdq import only_renames, unshare
 from hwnas.graph.view import METADATA_OPS, View, view
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 Rules = Callable[[View], list[list[int]]]
 """Groups of operator indices; every operator is in exactly one group."""
+Free = Callable[[View], Collection[int]]
+"""The operators for which no code runs, besides those that rename or reshape a tensor."""
 
 RULE_SETS: Mapping[str, Rules] = MappingProxyType(
-    # code generation lowers float operators as TVM does; every quantised group is one kernel of its own. At the
+    # code generation lowers float operators as Relax does; every quantised group is one kernel of its own. At the
     # borders of a quantised network, QuantizeLinear and DequantizeLinear are kernels too.
-    {"cgen": rules_tvm.groups, "ort": rules_ort.groups, "tvm": rules_tvm.groups}
+    {"cgen": rules_tvm.groups, "ort": rules_ort.groups, "tvm": rules_views.groups}
 )
+FREE: Mapping[str, Free] = MappingProxyType({"tvm": rules_views.read_in_place})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +76,22 @@ def kernels(graph: View, rules: str) -> list[Kernel]:
     """
     if rules not in RULE_SETS:
         raise ConfigError(f"no fusion rule set {rules!r}", given=rules, allowed=RULE_SETS)
-    found = (sorted(group) for group in RULE_SETS[rules](graph))
-    groups = [inner for group in found if not only_renames(graph, group) and (inner := _without_borders(graph, group))]
+    free = {i for i, operator in enumerate(graph.operators) if operator.op in METADATA_OPS}
+    free |= set(FREE[rules](graph)) if rules in FREE else set()
+    found = [sorted(group) for group in RULE_SETS[rules](graph)]
+    groups = [g for group in found if not only_renames(graph, group) and (g := _without_borders(graph, group, free))]
     return [kernel_of(graph, group) for group in _in_execution_order(graph, groups)]
 
 
-def _without_borders(graph: View, group: list[int]) -> list[int]:
-    """Drop metadata operators that read from outside the group or are read only outside it."""
+def _without_borders(graph: View, group: list[int], free: Collection[int]) -> list[int]:
+    """Drop operators without code that read from outside the group or are read only outside it."""
     members = set(group)
-    changed = any(graph.operators[i].op in METADATA_OPS for i in group)
+    changed = any(i in free for i in group)
     while changed:
         changed = False
         for i in sorted(members):
             operator = graph.operators[i]
-            if operator.op not in METADATA_OPS:
+            if i not in free:
                 continue
             source = graph.producer.get(operator.inputs[0])
             readers = graph.readers.get(operator.outputs[0], ())

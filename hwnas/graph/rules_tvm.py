@@ -9,7 +9,7 @@ merges what only moves elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import IntEnum
 
 from hwnas.graph.rules_qdq import quantised_groups
@@ -95,9 +95,11 @@ class _Groups:
         return list(found.values())
 
 
-def groups(graph: View) -> list[list[int]]:
-    """Groups of operators as FuseOps fuses them."""
+def groups(graph: View, free: Collection[int] = ()) -> list[list[int]]:
+    """Groups of operators as FuseOps fuses them; those in `free` only rename what they read."""
     patterns = [_pattern(graph, operator) for operator in graph.operators]
+    for i in free:
+        patterns[i] = Pattern.ELEMENT
     quantised = quantised_groups(graph)
     for i in (i for group in quantised for i in group):
         patterns[i] = Pattern.OPAQUE

@@ -22,6 +22,17 @@ MAX_WORKLOAD_BYTES = 256 * 1024
 MAX_ELEMENTS = 2**28
 """Elements that all tensors of a workload may have together (1 GiB of floats): more is not a kernel but an attack."""
 
+CHANNELS_LAST = "hwnas.channels_last"
+"""The metadata property of a network whose inputs and outputs a toolchain may lay out channels last."""
+
+_SPATIAL = frozenset({
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
+    "BatchNormalization", "InstanceNormalization", "LRN", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth",
+})  # fmt: skip
+"""Operators that read a tensor as an image: batch, channels, then space."""
+_TOKENS = frozenset({"MatMul", "Gemm", "Einsum", "Softmax", "LogSoftmax", "LayerNormalization"})
+"""Operators whose tensors no toolchain lays out as images."""
+
 _INCONSISTENT = (
     KeyError, IndexError, ValueError, TypeError, OverflowError, AssertionError, RuntimeError,
     onnx.shape_inference.InferenceError,
@@ -70,7 +81,11 @@ def parse_workload(data: bytes, op: str) -> Workload:
 
 
 def materialize(workload: Workload, seed: int = 0) -> ModelProto:
-    """A network that runs: the workload with weights drawn from the seed, scaled so that activations stay near 1."""
+    """A network that runs: the workload with weights drawn from the seed, scaled so that activations stay near 1.
+
+    Where its activations are images, it says so: inside a network a toolchain may keep them channels last, and the
+    workload alone has to cost what it costs there.
+    """
     network = ModelProto()
     network.ParseFromString(workload.onnx)
     graph = view(network)
@@ -83,7 +98,26 @@ def materialize(workload: Workload, seed: int = 0) -> ModelProto:
             values = _weight(graph, operator, position, kind, rng)
             tensor.raw_data = np.ascontiguousarray(values, onnx.helper.tensor_dtype_to_np_dtype(kind.dtype)).tobytes()
     network.producer_name = "hwnas"
+    if _holds_images(graph):
+        network.metadata_props.add(key=CHANNELS_LAST, value="1")
     return network
+
+
+def is_channels_last(network: ModelProto) -> bool:
+    """Whether a toolchain may lay out the network's inputs and outputs channels last: it stands inside another one."""
+    return any(prop.key == CHANNELS_LAST and prop.value == "1" for prop in network.metadata_props)
+
+
+def _holds_images(graph: View) -> bool:
+    """Whether the tensors of a workload are images: what says nothing of it, such as a sum, most often reads them."""
+    operators = graph.operators
+    if any(operator.op in _SPATIAL for operator in operators):
+        return True
+    return not any(o.op in _TOKENS or (o.op == "Transpose" and _rank(graph, o) == 4) for o in operators)
+
+
+def _rank(graph: View, operator: Operator) -> int:
+    return len(graph.types[operator.inputs[0]].shape)
 
 
 def _weight(graph: View, operator: Operator, position: int, kind: TensorType, rng: np.random.Generator) -> Any:

@@ -144,6 +144,7 @@ class Lane:
             return Failure("check", type(error).__name__, str(error))
         except DeviceError as error:
             return Failure("run", type(error).__name__, str(error))
+        samples = replace(samples, uncovered=artifact.uncovered, code=artifact.code)
         if artifact.memory:
             samples = replace(samples, memory={**artifact.memory, **(samples.memory or {})})
         if self.meter is None:

@@ -34,6 +34,7 @@ from hwnas.errors import (
 from hwnas.firmware.codes import Counter
 from hwnas.firmware.image import firmware_id
 from hwnas.firmware.protocol import Identity, RunReport
+from hwnas.runners.arrays import to_stored
 from hwnas.runners.exchange import Exchange
 from hwnas.runners.flashing import CommandFailed
 from hwnas.runners.images import BuiltNetwork, Images, LinkedImage, read_network
@@ -324,7 +325,7 @@ def _as_bytes(network: BuiltNetwork, inputs: Sequence[np.ndarray]) -> list[bytes
                 f"input {tensor.name!r} is {tensor.dtype} {list(tensor.shape)}, not {given.dtype} {list(given.shape)}"
             )
     return [
-        np.ascontiguousarray(given, np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
+        to_stored(given.astype(np.dtype(tensor.dtype).newbyteorder("<"), copy=False), tensor.layout).tobytes()
         for tensor, given in zip(wanted, inputs)
     ]
 

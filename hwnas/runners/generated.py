@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.artifact import LAYOUT, LIBRARY
+from hwnas.runners.arrays import from_stored, stored_shape, to_stored
 
 ALIGNMENT = 16
 
@@ -69,10 +70,11 @@ class CgenLoaded:
     def outputs(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         self._write(inputs)
         self._run()
-        return [
-            self._arena[t["offset"] : t["offset"] + t["bytes"]].view(t["dtype"]).reshape(t["shape"]).copy()
-            for t in self._layout["outputs"]
-        ]
+        return [self._read(tensor) for tensor in self._layout["outputs"]]
+
+    def _read(self, tensor: dict[str, Any]) -> np.ndarray:
+        raw = self._arena[tensor["offset"] : tensor["offset"] + tensor["bytes"]].view(tensor["dtype"])
+        return from_stored(raw.reshape(stored_shape(tensor["shape"], tensor["layout"])).copy(), tensor["layout"])
 
     def _write(self, inputs: list[np.ndarray]) -> None:
         if len(inputs) != len(self._layout["inputs"]):
@@ -83,7 +85,7 @@ class CgenLoaded:
                     f"input {tensor['name']!r} is {tensor['dtype']} of shape {tensor['shape']}, "
                     f"given is {value.dtype} of shape {list(value.shape)}"
                 )
-            raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            raw = to_stored(value, tensor["layout"]).reshape(-1).view(np.uint8)
             self._arena[tensor["offset"] : tensor["offset"] + tensor["bytes"]] = raw
 
     def _run(self) -> None:

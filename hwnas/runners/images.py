@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwnas.core.artifact import DESCRIPTION, LAYOUT, OBJECT
 from hwnas.core.device import Device
@@ -20,6 +20,7 @@ from hwnas.core.workload import Artifact
 from hwnas.digest import digest_bytes
 from hwnas.errors import BuildError, DeviceError, DeviceUnavailable, NotMeasurable
 from hwnas.firmware.image import COMPILER, Image, link_image
+from hwnas.runners.arrays import stored_shape
 
 MOST_NETWORKS = 256
 FIRMWARE_FLASH_BYTES = 24 * 1024
@@ -39,8 +40,20 @@ class TensorLayout(BaseModel):
     name: str
     dtype: Literal["float32", "int8", "uint8", "int32", "int64"]
     shape: tuple[Size, ...] = Field(max_length=6)
+    layout: Literal["plain", "NCHW", "NHWC"] = "plain"
     offset: Size
     bytes: Size
+
+    @model_validator(mode="after")
+    def _four_axes(self) -> Self:
+        if self.layout != "plain" and len(self.shape) != 4:
+            raise ValueError(f"a tensor of layout {self.layout} has 4 axes, not {len(self.shape)}")
+        return self
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape as it lies in memory."""
+        return stored_shape(self.shape, self.layout)
 
 
 class Layout(BaseModel):
@@ -53,6 +66,8 @@ class Layout(BaseModel):
     inputs: tuple[TensorLayout, ...]
     outputs: tuple[TensorLayout, ...]
     kernels: tuple[str, ...]
+    code: tuple[str, ...] = ()
+    layout_transforms: Size = 0
 
 
 @dataclass(frozen=True, slots=True)

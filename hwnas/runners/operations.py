@@ -22,6 +22,7 @@ from hwnas.firmware.protocol import (
     TensorInfo,
     Write,
 )
+from hwnas.runners.arrays import from_stored
 from hwnas.runners.exchange import Exchange, InputUsed
 from hwnas.runners.images import Layout, TensorLayout
 
@@ -92,7 +93,8 @@ def loop(exchange: Exchange, deadline: float, number: int, milliseconds: int) ->
 
 def as_tensor(data: bytes, layout: TensorLayout) -> np.ndarray:
     """An output's bytes as the array they are."""
-    return np.frombuffer(data, np.dtype(layout.dtype).newbyteorder("<")).reshape(layout.shape)
+    values = np.frombuffer(data, np.dtype(layout.dtype).newbyteorder("<")).reshape(layout.stored_shape)
+    return from_stored(values, layout.layout)
 
 
 def _upload(exchange: Exchange, deadline: float, number: int, index: int, data: bytes, largest_body: int) -> None:
@@ -117,4 +119,4 @@ def _download(exchange: Exchange, deadline: float, number: int, index: int, size
 
 
 def _as_info(tensor: TensorLayout) -> TensorInfo:
-    return TensorInfo(DTYPES.index(tensor.dtype), tensor.offset, tensor.bytes, tensor.shape)
+    return TensorInfo(DTYPES.index(tensor.dtype), tensor.offset, tensor.bytes, tensor.stored_shape)

@@ -5,7 +5,6 @@ It runs one artifact at a time; a crash ends only this process. Start it with `p
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hwnas.core.artifact import INPUTS, LIBRARY, NETWORK
+from hwnas.core.artifact import LIBRARY, NETWORK
 from hwnas.graph.session import open_session
 from hwnas.processes import serve
-from hwnas.runners.arrays import decode_array, encode_array
+from hwnas.runners.arrays import decode_array, encode_array, read_interface
 from hwnas.runners.generated import CgenLoaded
 
 ORT_TYPES = {
@@ -79,8 +78,9 @@ class TvmLoaded:
         self._device = tvm.cpu()
         self._tensor = tvm.runtime.tensor
         self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), self._device)
-        shapes = [(tuple(shape), np.dtype(kind)) for shape, kind in json.loads((folder / INPUTS).read_text())]
-        self._arguments = [self._tensor(x) for x in random_inputs(shapes)]
+        self._interface = read_interface(folder)
+        kinds = [(shape, np.dtype(kind)) for shape, kind in self._interface.inputs]
+        self._arguments = [self._tensor(x) for x in random_inputs(kinds)]
         self._main = self._machine["main"]
 
     def time(self, inner: int) -> float:
@@ -88,8 +88,9 @@ class TvmLoaded:
         return float(timer(*self._arguments).results[0]) * inner
 
     def outputs(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        result = self._main(*[self._tensor(np.ascontiguousarray(x)) for x in inputs])
-        return [result.numpy()] if hasattr(result, "numpy") else [r.numpy() for r in result]
+        result = self._main(*map(self._tensor, self._interface.to_library(inputs)))
+        made = [result.numpy()] if hasattr(result, "numpy") else [r.numpy() for r in result]
+        return self._interface.to_network(made)
 
 
 LOADERS: dict[str, Callable[[Path, dict[str, Any]], Loaded]] = {

@@ -22,7 +22,18 @@ def counts(table: LatencyTable) -> dict[str, int]:
         "valid rows": valid,
         "failed rows": len(table.measurements) - valid,
         "sessions": len(table.contexts),
+        "uncovered kernels": len(uncovered(table)),
     }
+
+
+def uncovered(table: LatencyTable) -> dict[str, int]:
+    """Kernels that ran without a schedule rule, by their names in the rows -> in how many subjects' valid rows."""
+    subjects: dict[str, set[str]] = {}
+    for row in table.measurements.values():
+        if table.valid(row) and isinstance(row.result, Samples):
+            for name in row.result.uncovered:
+                subjects.setdefault(name, set()).add(row.subject)
+    return {name: len(found) for name, found in sorted(subjects.items())}
 
 
 def recipe_json(table: LatencyTable) -> dict[str, Any]:
@@ -38,12 +49,14 @@ def describe(table: LatencyTable, subject: str) -> str:
 
 
 def summary_rows(table: LatencyTable) -> list[dict[str, Any]]:
-    """Value (SI), relative half-width of the middle 90 % of readings, and number of readings of each subject, largest first."""
+    """Value (SI), relative half-width of the middle 90 % of readings, number of readings and code of each subject, largest first."""
     metric = table.recipe.fidelity.metric
     readings: dict[str, list[float]] = {}
+    code: dict[str, tuple[str, ...]] = {}
     for row in table.measurements.values():
         if table.valid(row) and isinstance(row.result, Samples):
             readings.setdefault(row.subject, []).extend(row.result.readings(metric))
+            code[row.subject] = row.result.code
     rows = []
     for subject, value in table.values(metric).items():
         low, high = np.quantile(readings[subject], [0.05, 0.95])
@@ -54,6 +67,7 @@ def summary_rows(table: LatencyTable) -> list[dict[str, Any]]:
                 "value": value,
                 "half_width": float(high - low) / 2 / value,
                 "readings": len(readings[subject]),
+                "code": list(code[subject]),
             }
         )
     return sorted(rows, key=lambda r: -r["value"])
@@ -109,6 +123,8 @@ def write_parquet(table: LatencyTable, path: Path) -> int:
                 "readings": list(row.result.readings(table.recipe.fidelity.metric))
                 if isinstance(row.result, Samples)
                 else None,
+                "uncovered": list(row.result.uncovered) if isinstance(row.result, Samples) else None,
+                "code": list(row.result.code) if isinstance(row.result, Samples) else None,
                 "failure": None if sampled else str(row.result),
                 "taken": row.taken,
                 "device": context.device,

@@ -1,6 +1,7 @@
 """The TVM toolchain: ONNX through Relax to a shared library for this CPU or another one (Relax VM executable).
 
-The schedule is TVM's default lowering, which is far slower than a tuned one; the artifact and every row say so.
+Kernels are scheduled by our own rules (`schedules/`) and compiled once for all networks that have them. What no rule
+covers runs as TVM's default lowering leaves it, far slower; the artifact and every row name it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,12 @@ from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError, ConfigError, UnsupportedOperator
 from hwnas.graph.analysis import analyse
+from hwnas.graph.workloads import is_channels_last
+from hwnas.toolchains.schedules import SCHEDULE, VERSION
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-SCHEDULE = "tvm-default"
 PAIR = {"apache-tvm": "0.27.0", "apache-tvm-ffi": "0.1.14"}
 KEY = "options.tvm"
 TARGETS = ("native", "cross")
@@ -93,39 +96,20 @@ def linker(options: dict[str, Any]) -> str | None:
     return compiler
 
 
-def lower(onnx: ModelProto, target: Any) -> Any:
-    """ONNX to an IRModule of fused PrimFuncs and the Relax main that calls them."""
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
-
-    passes = relax.transform
-    pipeline = tvm.transform.Sequential(
-        [
-            passes.DecomposeOpsForInference(),  # the default pipeline leaves Clip and BatchNorm in pieces
-            passes.CanonicalizeBindings(),
-            passes.FoldConstant(),
-            passes.LegalizeOps(),
-            passes.AnnotateTIROpPattern(),
-            passes.FoldConstant(),
-            passes.FuseOps(),
-            passes.FuseTIR(),
-            passes.DeadCodeElimination(),
-        ]
-    )
-    with target:
-        return pipeline(from_onnx(onnx, keep_params_in_input=False))
+def tvm_version() -> str:
+    """TVM's version and that of the interface that it is called through."""
+    return f"{version('apache-tvm')}+ffi{version('apache-tvm-ffi')}"
 
 
 class TvmToolchain:
-    """TVM Relax for CPUs, local or cross-compiled."""
+    """TVM Relax for CPUs, local or cross-compiled, under the schedules of `hwnas.toolchains.schedules`."""
 
     name = "tvm"
     cached = True
     rules = "tvm"
 
     def version(self) -> str:
-        return f"{version('apache-tvm')}+ffi{version('apache-tvm-ffi')}"
+        return f"{tvm_version()}+schedules{VERSION}"
 
     def unsupported(self, node: NodeProto) -> str | None:
         """TVM imports the operators of the ONNX standard that its Relax front end lists, quantised ones as QDQ."""
@@ -157,19 +141,19 @@ class TvmToolchain:
         for node in onnx.graph.node:
             if reason := self.unsupported(node):
                 raise UnsupportedOperator(f"{node.op_type} ({node.name or 'unnamed'})", reason)
-        import tvm
-        from tvm.support import cc
+        from hwnas.toolchains.schedules.isa import isa_of
+        from hwnas.toolchains.schedules.objects import link_library
+        from hwnas.toolchains.schedules.pipeline import fused
 
         into.mkdir(parents=True, exist_ok=True)
         target, compiler = cpu_target(options), linker(options)
         try:
-            fused = lower(onnx, target)
-            kernels = sorted(v.name_hint for v, f in fused.functions.items() if isinstance(f, tvm.tirx.PrimFunc))
-            library = tvm.compile(fused, target=target)
-            library.export_library(str(into / LIBRARY), fcompile=cc.cross_compiler(compiler) if compiler else None)
+            isa = isa_of(target)
+            network = fused(onnx, isa, target, "NHWC" if is_channels_last(onnx) else "NCHW")
+            linked = link_library(network.module, target, into / LIBRARY, compiler, isa=isa)
         except Exception as error:  # TVM raises many classes; what they say is what the user needs
             raise BuildError("tvm", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
-        (into / INPUTS).write_text(json.dumps(_input_types(onnx)))
+        write_inputs(onnx, into, network.input_axes, network.output_axes)
         return write_artifact(
             Artifact(
                 path=str(into),
@@ -178,21 +162,33 @@ class TvmToolchain:
                 options=options,
                 schedule=SCHEDULE,
                 flash_bytes=(into / LIBRARY).stat().st_size,
-                uncovered=tuple(kernels),  # no schedule rule of ours covers any kernel of the default lowering
+                uncovered=linked.uncovered,
+                kernels=linked.kernels,
+                layout_transforms=network.layout_transforms,
             )
         )
 
 
-def _input_types(network: ModelProto) -> list[tuple[list[int], str]]:
-    """Shape and numpy type of each true input (an initializer may stand among the inputs in old files)."""
+def write_inputs(
+    network: ModelProto,
+    into: Path,
+    input_axes: Sequence[Sequence[int] | None] = (),
+    output_axes: Sequence[Sequence[int] | None] = (),
+) -> None:
+    """Say beside a library what it takes and gives: shape and numpy type of each input as the library has it.
+
+    `input_axes` are the permutations from the network's inputs to the library's, `output_axes` those from the
+    network's outputs to the library's; None where they are the same.
+    """
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    constants = {i.name for i in network.graph.initializer}
-    return [
-        (
-            [d.dim_value for d in value.type.tensor_type.shape.dim],
-            str(tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-        )
-        for value in network.graph.input
-        if value.name not in constants
-    ]
+    constants = {i.name for i in network.graph.initializer}  # in old files they stand among the inputs as well
+    kinds = [value.type.tensor_type for value in network.graph.input if value.name not in constants]
+    inputs = []
+    for k, kind in enumerate(kinds):
+        axes = input_axes[k] if k < len(input_axes) else None
+        shape = [d.dim_value for d in kind.shape.dim]
+        told = shape if axes is None else [shape[axis] for axis in axes]
+        inputs.append({"shape": told, "dtype": str(tensor_dtype_to_np_dtype(kind.elem_type)), "axes": axes})
+    document = {"inputs": inputs, "outputs": [{"axes": axes} for axes in output_axes]}
+    (into / INPUTS).write_text(json.dumps(document, indent=1) + "\n")

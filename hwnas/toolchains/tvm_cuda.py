@@ -14,14 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.core.artifact import INPUTS, LIBRARY, write_artifact
+from hwnas.core.artifact import LIBRARY, write_artifact
 from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError, ConfigError, UnsupportedOperator
 from hwnas.graph.analysis import analyse
 from hwnas.toolchains.cubin import Kernel, read_kernels
 from hwnas.toolchains.nvcc import Nvcc, find_nvcc
-from hwnas.toolchains.tvm import TvmToolchain, check_versions, cpu_target, linker, lower
+from hwnas.toolchains.schedules.objects import embed, packed_imports
+from hwnas.toolchains.tvm import TvmToolchain, check_versions, cpu_target, linker, tvm_version, write_inputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -31,7 +32,6 @@ KEY = "options.tvm-cuda"
 OPTIONS = ("target", "threads", "mtriple", "mcpu", "mattr", "compiler")
 SOURCE, CUBIN, KERNELS = "kernels.cu", "kernels.cubin", "kernels.json"
 """Beside the library: the CUDA source, the device code, and what the assembler said of each kernel."""
-BLOB, BLOB_SYMBOL = "imports.bin", "__tvm_ffi__library_bin"
 
 
 class TvmCudaToolchain:
@@ -41,7 +41,7 @@ class TvmCudaToolchain:
     rules = "tvm"
 
     def version(self) -> str:
-        return TvmToolchain().version()
+        return tvm_version()
 
     def unsupported(self, node: NodeProto) -> str | None:
         """TVM imports the operators of the ONNX standard that its Relax front end lists, quantised ones as QDQ."""
@@ -73,7 +73,7 @@ class TvmCudaToolchain:
         kernels = device_code(library, nvcc, chip, into)
         export(library, compiler, into)
         (into / KERNELS).write_text(json.dumps([k.as_json() for k in kernels], indent=1) + "\n")
-        (into / INPUTS).write_text(json.dumps(input_types(onnx)))
+        write_inputs(onnx, into)
         return write_artifact(
             Artifact(
                 path=str(into),
@@ -98,6 +98,30 @@ def gpu_target(options: dict[str, Any]) -> Any:
         raise ConfigError("name the GPU by TVM's tag", key=f"{KEY}.target", given=options.get("target"), allowed=gpus)
     host = cpu_target({**options, "target": "cross"})
     return tvm.target.Target(options["target"], host=host)
+
+
+def lower(onnx: ModelProto, target: Any) -> Any:
+    """ONNX to an IRModule of fused PrimFuncs, as TVM legalises them, and the Relax main that calls them."""
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    passes = relax.transform
+    pipeline = tvm.transform.Sequential(
+        [
+            passes.DecomposeOpsForInference(),  # the default pipeline leaves Clip and BatchNorm in pieces
+            passes.CanonicalizeBindings(),
+            passes.FoldConstant(),
+            passes.LegalizeOps(),
+            passes.AnnotateTIROpPattern(),
+            passes.FoldConstant(),
+            passes.FuseOps(),
+            passes.FuseTIR(),
+            passes.DeadCodeElimination(),
+        ]
+    )
+    with target:
+        return pipeline(from_onnx(onnx, keep_params_in_input=False))
 
 
 def compile_library(onnx: ModelProto, target: Any) -> tuple[Any, tuple[str, ...]]:
@@ -151,7 +175,7 @@ def export(library: Any, compiler: str | None, into: Path) -> None:
     if source is not None:
 
         def pack(module: Any, _system: bool, _prefix: str, folder: str) -> str:
-            blob = with_device_code(imports_of(module), source.encode(), cubin.read_bytes())
+            blob = with_device_code(bytes(packed_imports(module)), source.encode(), cubin.read_bytes())
             return embed(blob, Path(folder))
 
     try:
@@ -162,13 +186,6 @@ def export(library: Any, compiler: str | None, into: Path) -> None:
         raise
     except Exception as error:
         raise BuildError("link", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
-
-
-def imports_of(module: Any) -> bytes:
-    """What a library carries of its imported modules, as TVM serialises them."""
-    from tvm.runtime import _ffi_api
-
-    return bytes(_ffi_api.ModulePackImportsToTensor(module).numpy().tobytes())
 
 
 def with_device_code(blob: bytes, source: bytes, cubin: bytes) -> bytes:
@@ -202,30 +219,6 @@ def with_device_code(blob: bytes, source: bytes, cubin: bytes) -> bytes:
         raise BuildError("link", f"the library holds {changed} CUDA modules, not one")
     body = b"".join(pieces)
     return struct.pack("<Q", len(body)) + body
-
-
-def embed(blob: bytes, folder: Path) -> str:
-    """Assembly that puts a blob where TVM's runtime looks for a library's imports; returns its path."""
-    (folder / BLOB).write_bytes(blob)
-    assembly = folder / "imports.s"
-    assembly.write_text(
-        f".section .rodata\n.global {BLOB_SYMBOL}\n.type {BLOB_SYMBOL}, %object\n.balign 16\n{BLOB_SYMBOL}:\n"
-        f'.incbin "{folder / BLOB}"\n.size {BLOB_SYMBOL}, {len(blob)}\n.section .note.GNU-stack,"",%progbits\n'
-    )
-    return str(assembly)
-
-
-def input_types(network: ModelProto) -> list[tuple[list[int], str]]:
-    """Shape and numpy type of each true input (an initializer may stand among the inputs in old files)."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    constants = {i.name for i in network.graph.initializer}
-    types = [(v.type.tensor_type, v.name) for v in network.graph.input]
-    return [
-        ([d.dim_value for d in kind.shape.dim], str(tensor_dtype_to_np_dtype(kind.elem_type)))
-        for kind, name in types
-        if name not in constants
-    ]
 
 
 class _Reader:

@@ -16,6 +16,7 @@ import pytest
 from hwnas import config, registry
 from hwnas.cli.main import app
 from hwnas.core.device import Device
+from hwnas.core.measurement import Samples
 from hwnas.errors import EXIT_BUG, EXIT_BUILD, EXIT_DEVICE, EXIT_NO, EXIT_USAGE
 from hwnas.tables.table import LatencyTable
 from hwnas.testing import small_network
@@ -237,6 +238,21 @@ def test_a_table_is_shown_and_checked(cli: Any, table: Path) -> None:
     assert document["counts"]["networks"] == 1
     checked = cli("table", "check", table)
     assert (checked.code, checked.out[:2]) == (0, "ok")
+
+
+def test_kernels_without_a_rule_are_counted_and_named(cli: Any, table: Path, tmp_path: Path) -> None:
+    slow, found = tmp_path / "slow.jsonl", LatencyTable.read(table)
+    row = next(m for m in found.measurements.values() if isinstance(m.result, Samples))
+    names = tuple(f"lrn{i}: no [rule]" for i in range(21))
+    found.add(replace(row, result=replace(row.result, uncovered=names), taken="later"))
+    found.write(slow)
+    for command in ("show", "check"):
+        done = cli("table", command, slow)
+        assert "kernels without a schedule rule, which run slower than they could: 21" in done.err
+        assert "lrn0: no [rule] (in 1)" in done.err
+        assert "and 1 more" in done.err
+        assert "without a schedule rule" not in cli("table", command, table).err
+    assert json.loads(cli("table", "show", slow, "--json").out)["uncovered"]["lrn0: no [rule]"] == 1
 
 
 def test_a_bad_table_is_exit_1_and_named(cli: Any, table: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_residual_sums_and_activations_by_channels(
     assert ours == real
 
 
-def test_tvm_rules_make_the_kernels_that_relax_makes(tmp_path: Path) -> None:
+def test_tvm_rules_make_the_kernels_that_the_toolchain_makes(tmp_path: Path) -> None:
     names = [*FAMILIES, "squeezenet", "shufflenet"]
     for name in names:
         onnx.save(network_of(name), tmp_path / f"{name}.onnx")
@@ -136,15 +136,21 @@ def test_tvm_rules_make_the_kernels_that_relax_makes(tmp_path: Path) -> None:
         [sys.executable, str(script), *paths], capture_output=True, text=True, timeout=300, check=True
     )
     for name, line in zip(names, done.stdout.splitlines(), strict=True):
-        real = Counter(in_anchor(kernel) for kernel in json.loads(line))
+        called, layout_transforms = json.loads(line)
+        real = Counter(in_anchor(kernel) for kernel in called)
+        real["other"] -= layout_transforms  # permutations at the edges, which are no operators of the network
         del real["rename"]
         found = split(network_of(name), "tvm")
         ours = Counter(anchor(found.workloads[workload_id].op) for workload_id in found.order)
-        assert ours == real, name
+        assert ours == +real, name
 
 
-ANCHORS = {"conv1d": "Conv", "conv2d": "Conv", "matmul": "MatMul", "softmax": "Softmax", "layer_norm": "LayerNormalization",
-           "max_pool1d": "MaxPool", "max_pool2d": "MaxPool", "avg_pool2d": "AveragePool", "mean": "Reduce"}  # fmt: skip
+ANCHORS = {
+    "conv": "Conv", "depthwise": "Conv", "grouped": "Conv", "dense": "MatMul", "matmul": "MatMul", "batched": "MatMul",
+    "softmax": "Softmax", "norm": "LayerNormalization", "max_pool": "MaxPool", "avg_pool": "AveragePool",
+    "mean": "Reduce",
+}  # fmt: skip
+"""What stands in the name of a fused PrimFunc -> the operator that it is made for."""
 
 
 def in_anchor(kernel: str) -> str:
@@ -174,7 +180,8 @@ def test_every_operator_is_in_one_kernel_and_kernels_run_in_order(name: str, rul
     found = kernels(read, rules)
     inside = [i for kernel in found for i in kernel.operators]
     assert len(inside) == len(set(inside))
-    assert {read.operators[i].op for i in set(range(len(read.operators))) - set(inside)} <= METADATA_OPS
+    without_code = METADATA_OPS | ({"Transpose"} if rules == "tvm" else set())
+    assert {read.operators[i].op for i in set(range(len(read.operators))) - set(inside)} <= without_code
     ready = set(read.inputs)
     for kernel in found:
         assert all(storage(read, name, set(inside)) in ready for name in kernel.inputs)
@@ -233,6 +240,40 @@ def test_a_dequantised_tensor_read_twice_is_dequantised_in_each_kernel(both: boo
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "transformer"])
 def test_code_generation_fuses_floats_as_tvm_does(family: str) -> None:
     assert split(exported(family), "cgen").order == split(exported(family), "tvm").order
+
+
+def ops(network: ModelProto, rules: str = "tvm") -> list[str]:
+    found = split(network, rules)
+    return [found.workloads[i].op for i in found.order]
+
+
+def test_a_transpose_runs_no_code_unless_its_order_is_needed_in_memory() -> None:
+    def network(*nodes: onnx.NodeProto, weights: dict[str, np.ndarray] | None = None) -> ModelProto:
+        return graph([make("Relu", ["x"], ["a"]), *nodes], {"x": (2, 4, 8)}, weights or {})
+
+    turned = make("Transpose", ["a"], ["b"], perm=[1, 0, 2])
+    merged = {"s": np.array([4, 16])}
+    assert ops(network(turned, make("Softmax", ["b"], ["y"]))) == ["Relu", "Softmax"]
+    assert ops(network(turned, make("Exp", ["b"], ["y"]))) == ["Relu+Transpose+Exp"]
+    assert ops(network(make("Transpose", ["a"], ["y"], perm=[1, 0, 2]))) == ["Relu+Transpose"]
+    given = network(turned, make("Reshape", ["b", "s"], ["c"]), make("Softmax", ["c"], ["y"]), weights=merged)
+    assert ops(given) == ["Relu+Transpose", "Softmax"]
+    product = make("MatMul", ["c", "w"], ["y"])
+    given = network(turned, make("Reshape", ["b", "s"], ["c"]), product, weights={**merged, "w": ones(16, 3)})
+    assert ops(given) == ["Relu", "MatMul"]
+    assert ops(given, "cgen") == ["Relu+Transpose", "MatMul"]
+
+
+def test_a_product_reads_a_slice_in_place_if_nobody_else_reads_it() -> None:
+    def network(*nodes: onnx.NodeProto) -> ModelProto:
+        cut = make("Slice", ["a", "from", "to", "axes"], ["b"])
+        indices = {"from": np.array([0]), "to": np.array([4]), "axes": np.array([2])}
+        return graph([make("Softmax", ["x"], ["a"]), cut, *nodes], {"x": (2, 4, 8)}, {**indices, "w": ones(4, 3)})
+
+    product = make("MatMul", ["b", "w"], ["c"])
+    assert ops(network(product, make("Softmax", ["c"], ["y"]))) == ["Softmax", "Slice+MatMul", "Softmax"]
+    shared = make("Add", ["c", "d"], ["y"])
+    assert "Slice" in ops(network(product, make("ReduceSum", ["b"], ["d"]), shared))

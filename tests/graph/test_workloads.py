@@ -20,7 +20,7 @@ from hwnas.graph.export import export
 from hwnas.graph.fusion import RULE_SETS, split
 from hwnas.graph.precision import cast
 from hwnas.graph.view import view
-from hwnas.graph.workloads import materialize, parse_workload
+from hwnas.graph.workloads import is_channels_last, materialize, parse_workload
 from tests.graph.networks import FAMILIES, exported, feeds, graph, module, ones, session
 
 make = helper.make_node
@@ -40,6 +40,25 @@ def test_workloads_run_with_sane_values_and_survive_a_table(family: str) -> None
             assert np.isfinite(out).all() and np.abs(out).max() < 1e3
             assert not ((out != 0) & (np.abs(out) < np.finfo(np.float32).tiny)).any()
         assert parse_workload(workload.onnx, workload.op) == workload
+
+
+@pytest.mark.parametrize(("nodes", "shape", "images"), [
+    ([make("Conv", ["x", "w"], ["y"])], (1, 4, 8, 8), True),
+    ([make("MaxPool", ["x"], ["y"], kernel_shape=[2, 2])], (1, 4, 8, 8), True),
+    ([make("Relu", ["x"], ["y"])], (1, 4, 8, 8), True),
+    ([make("Softmax", ["x"], ["y"])], (1, 4, 8, 8), False),
+    ([make("MatMul", ["x", "x"], ["y"])], (1, 4, 8, 8), False),
+    ([make("Transpose", ["x"], ["y"], perm=[0, 2, 1, 3])], (1, 4, 8, 8), False),
+    ([make("Transpose", ["x"], ["y"], perm=[0, 2, 1, 3, 4])], (1, 4, 2, 8, 8), True),
+])  # fmt: skip
+def test_a_workload_says_where_its_tensors_are_images(
+    nodes: list[onnx.NodeProto], shape: tuple[int, ...], images: bool
+) -> None:
+    weights = {"w": ones(4, 4, 1, 1)} if nodes[0].op_type == "Conv" else {}
+    network = graph(nodes, {"x": shape}, weights)
+    assert not is_channels_last(network), "a network keeps its interface"
+    [workload] = split(network, "tvm").workloads.values()
+    assert is_channels_last(materialize(workload)) is images
 
 
 def test_materializing_is_deterministic_and_seeded() -> None:

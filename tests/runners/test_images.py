@@ -150,6 +150,10 @@ def test_an_artifact_for_something_else_is_not_measurable(board: FirmwareBoard, 
         ({"symbol": "x; system()"}, "symbol"),
         ({"arena_bytes": -1}, "arena_bytes"),
         ({"inputs": [{"name": "x", "dtype": "complex64", "shape": [1], "offset": 0, "bytes": 8}]}, "dtype"),
+        (
+            {"inputs": [{"name": "x", "dtype": "int8", "shape": [1, 32], "layout": "NHWC", "offset": 0, "bytes": 32}]},
+            "has 4 axes",
+        ),
         ({"surprise": 1}, "surprise"),
     ],
 )

@@ -20,9 +20,12 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Health, Runner
 from hwnas.core.workload import Artifact
 from hwnas.errors import DeviceCrashed, DeviceError, DeviceQuarantined, DeviceTimeout, DeviceUnavailable, NotMeasurable
+from hwnas.graph.fusion import split
 from hwnas.graph.session import open_session
+from hwnas.graph.workloads import materialize
 from hwnas.registry import spaces
 from hwnas.runners import rootfs
+from hwnas.runners.arrays import read_interface
 from hwnas.runners.tvm_rpc import RpcRunner
 from hwnas.runners.tvm_rpc.agent.messages import Corrupt, pack_arrays, seal, unpack_arrays, unseal
 from hwnas.runners.tvm_rpc.board import RpcBoard, Way
@@ -271,6 +274,18 @@ def broken(artifact: Artifact, folder: Path, code: str, compiler: str) -> Artifa
 
 
 class TestEmulated:
+    def test_a_workload_stored_channels_last_gives_what_onnx_says(self, emulated: RpcBoard, tmp_path: Path) -> None:
+        space = spaces.load("mbconv-micro")()
+        parts = split(space.graph(space.sample(np.random.default_rng(0))), "tvm").workloads.values()
+        model = materialize(next(w for w in parts if w.op == "Conv+HardSigmoid+Mul"))
+        artifact = build_one("tvm", model, EMULATED, tmp_path / "built")
+        assert read_interface(Path(artifact.path)).input_axes == ((0, 2, 3, 1), (0, 2, 3, 1))
+        session = open_session(model.SerializeToString(), {"threads": 1, "graph_optimization": "none"})
+        rng = np.random.default_rng(0)
+        inputs = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in session.get_inputs()}
+        [made] = emulated.outputs(artifact, list(inputs.values()), 60.0)
+        np.testing.assert_allclose(made, session.run(None, inputs)[0], rtol=TOLERANCE, atol=TOLERANCE)
+
     """The Cortex-A72 under qemu-user."""
 
     def test_it_counts_and_knows_no_time(self, emulated: RpcBoard, crossed: Artifact) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from hwnas.config import data_folder
 from hwnas.graph.workloads import parse_workload
+from hwnas.tables.exchange import uncovered
 from hwnas.tables.table import LatencyTable
 
 TABLES = sorted(data_folder("latency_tables").rglob("*.jsonl"))
@@ -26,4 +27,5 @@ def test_it_is_sound(path: Path) -> None:
     assert table.values()
     for workload in table.workloads.values():
         parse_workload(workload.onnx, workload.op)
+    assert uncovered(table) == {}, "kernels of our spaces without a schedule rule"
     assert path.name == f"{table.recipe.fidelity}-{table.recipe.toolchain}.jsonl"

@@ -38,6 +38,7 @@ def table(scale: float = 1.0, context: Context = CONTEXT) -> LatencyTable:
 def test_a_table_is_counted_and_summed_up_slowest_first() -> None:
     assert exchange.counts(table()) == {
         "workloads": 3, "networks": 1, "valid rows": 3, "failed rows": 1, "sessions": 1,
+        "uncovered kernels": 0,
     }  # fmt: skip
     rows = exchange.summary_rows(table())
     assert [r["what"] for r in rows] == ["network net", "Pool", "Conv"]
@@ -45,6 +46,29 @@ def test_a_table_is_counted_and_summed_up_slowest_first() -> None:
     assert rows[-1]["half_width"] == pytest.approx(0.09)
     assert rows[-1]["readings"] == 21
     assert exchange.recipe_json(table())["fidelity"] == "hardware"
+
+
+def test_kernels_without_a_rule_are_counted_by_the_subjects_that_have_them() -> None:
+    found = table()
+    slow = Samples(latency_s=(1e-3,), uncovered=("lrn: no rule", "scan: no rule"))
+    for subject, result in ((CONV.id, slow), (POOL.id, replace(slow, uncovered=("lrn: no rule",)))):
+        found.add(Measurement(subject, CONTEXT.id, result, "u"))
+    assert exchange.uncovered(found) == {"lrn: no rule": 2, "scan: no rule": 1}
+    assert exchange.counts(found)["uncovered kernels"] == 2
+    again = LatencyTable.from_records(list(found.lines()), Path("t"))
+    assert exchange.uncovered(again) == exchange.uncovered(found)
+    found.add(Check(CONTEXT.id, 0.5, False))
+    assert exchange.uncovered(found) == {}
+
+
+def test_the_code_that_a_row_ran_is_summed_up() -> None:
+    found = table()
+    chosen = Samples(latency_s=(1e-3,), code=("depthwise/dsp/NHWC",))
+    found.add(Measurement(CONV.id, CONTEXT.id, chosen, "u"))
+    rows = {r["what"]: r["code"] for r in exchange.summary_rows(found)}
+    assert rows == {"Conv": ["depthwise/dsp/NHWC"], "Pool": [], "network net": []}
+    again = LatencyTable.from_records(list(found.lines()), Path("t"))
+    assert exchange.summary_rows(again) == exchange.summary_rows(found)
 
 
 def test_rows_of_a_drifting_session_do_not_count() -> None:

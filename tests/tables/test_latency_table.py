@@ -109,7 +109,8 @@ def test_one_bad_verdict_survives_a_merge() -> None:
         ("device", "other"),
         ("fidelity", Fidelity.MODEL),
         ("toolchain_version", "2"),
-        ("schedule", "tuned"),
+        ("schedule", "hwnas-cpu-2"),
+        ("schedule", "hwnas-cpu-1+tuned"),
         ("machine", "another"),
     ],
 )
@@ -205,6 +206,12 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"energy": (window(rails=(1,)),)}, "rails of an energy window"),
     ({"energy": (window(rails="vdd"),)}, "rails of an energy window"),
     ({"energy": 1}, "windows of a meter"),
+    ({"uncovered": "conv"}, "uncovered kernels must be a list"),
+    ({"uncovered": ("k",) * 10_001}, "uncovered kernels must be a list of at most 10000"),
+    ({"uncovered": (1,)}, "printable names"),
+    ({"code": "conv"}, "code must be a list"),
+    ({"code": ("\n",)}, "code must be printable names"),
+    ({"uncovered": ("\x1b[2J",)}, "printable names"),
 ]
 
 

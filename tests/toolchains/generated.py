@@ -19,10 +19,11 @@ from hwnas.toolchains.cgen import CgenToolchain
 DTYPES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "float32": TensorProto.FLOAT}
 
 
-def host() -> Device:
-    """This computer, with cgen among its toolchains."""
+def host(core: str = "portable") -> Device:
+    """This computer, with cgen among its toolchains, which writes code for `core`."""
     device = load_device("host")
-    return device.model_copy(update={"toolchains": (*device.toolchains, "cgen"), "options": {}})
+    options = {} if core == "portable" else {"cgen": {"core": core}}
+    return device.model_copy(update={"toolchains": (*device.toolchains, "cgen"), "options": options})
 
 
 def run(network: ModelProto, inputs: Sequence[np.ndarray], folder: Path) -> list[np.ndarray]:
@@ -30,8 +31,9 @@ def run(network: ModelProto, inputs: Sequence[np.ndarray], folder: Path) -> list
     return built(network, folder).outputs(list(inputs))
 
 
-def built(network: ModelProto, folder: Path) -> CgenLoaded:
-    return CgenLoaded(Path(CgenToolchain().build(network, host(), folder).path), {})
+def built(network: ModelProto, folder: Path, core: str = "portable") -> CgenLoaded:
+    """The generated code of a core, compiled for this computer, where intrinsics are emulated."""
+    return CgenLoaded(Path(CgenToolchain().build(network, host(core), folder).path), {})
 
 
 def expected(network: ModelProto, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -25,6 +25,7 @@ from hwnas.spaces.mbconv import mbconv_micro
 from hwnas.testing import ToolchainContract, small_network
 from hwnas.toolchains.builder import build_one
 from hwnas.toolchains.cgen import CgenToolchain, arena_bytes, constant_bytes
+from hwnas.toolchains.cgen.kernels import CORES
 from hwnas.toolchains.cgen.source import check_temporaries, plain_functions
 from tests.toolchains.generated import Qdq, built, expected, host
 
@@ -68,10 +69,11 @@ def test_fp32_networks_agree_with_onnxruntime(seed: int, tmp_path: Path) -> None
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, float(np.abs(theirs).max())))
 
 
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("seed", [1, 7])
-def test_int8_networks_are_bit_identical_to_onnxruntime(seed: int, tmp_path: Path) -> None:
+def test_int8_networks_are_bit_identical_to_onnxruntime(seed: int, core: str, tmp_path: Path) -> None:
     network = quantize(candidate_network(seed), images(8, seed=1))
-    loaded = built(network, tmp_path)
+    loaded = built(network, tmp_path, core)
     for x in images(20):
         np.testing.assert_array_equal(loaded.outputs([x])[0], expected(network, [x])[0])
 
@@ -132,7 +134,7 @@ def test_a_network_that_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
 
 def test_a_child_process_builds_it(tmp_path: Path) -> None:
     artifact = build_one("cgen", small_network(), host(), tmp_path / "built")
-    assert artifact.schedule == "cgen-1"
+    assert artifact.schedule == "cgen-2"
 
 
 def test_the_same_network_is_the_same_c(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_sizes_before_a_build_are_those_of_the_build(channels: int, precision: s
     artifact = CgenToolchain().build(network, device, tmp_path)
     assert artifact.memory["arena"] == arena_bytes(network)
     kernels = len(json.loads((tmp_path / LAYOUT).read_text())["kernels"])
-    beside = artifact.memory["constants"] - constant_bytes(network)
+    beside = artifact.memory["constants"] - constant_bytes(network, "dsp")
     # the rest is tables: entries and names of kernels, tensors, the network
     assert 0 <= beside <= 32 * kernels + 160
     assert artifact.flash_bytes is not None
@@ -191,6 +193,7 @@ def test_sizes_before_a_build_are_those_of_the_build(channels: int, precision: s
 
 
 BAD_OPTIONS = {
+    "core": ({"core": "vliw"}, "unknown core"),
     "unknown": ({"optimise": 3}, "options.cgen.optimise"),
     "threads": ({"threads": 2}, "one thread"),
     "flags": ({"flags": "-O2"}, "list of texts"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hwnas.graph.export import export
 from hwnas.graph.quantize import quantize
 from hwnas.spaces.cell import CellSpace
+from hwnas.toolchains.cgen.kernels import CORES
 from tests.toolchains.generated import built, expected
 
 
@@ -74,11 +75,19 @@ def test_networks_of_every_kind_agree_with_onnxruntime(name: str, tmp_path: Path
     floats, shape = network(name)
     rng = np.random.default_rng(0)
     images = [rng.standard_normal(shape).astype(np.float32) for _ in range(6)]
-    loaded = built(floats, tmp_path / "fp32")
+    loaded = built(floats, tmp_path)
     for x in images:
         np.testing.assert_allclose(loaded.outputs([x])[0], expected(floats, [x])[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_quantised_networks_agree_with_onnxruntime_on_every_core(name: str, core: str, tmp_path: Path) -> None:
+    floats, shape = network(name)
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal(shape).astype(np.float32) for _ in range(6)]
     integers = quantize(floats, images)
-    loaded = built(integers, tmp_path / "int8")
+    loaded = built(integers, tmp_path, core)
     for x in images:
         [ours], [theirs] = loaded.outputs([x]), expected(integers, [x])
         if name in EXACT:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.core.artifact import DESCRIPTION, INPUTS, LIBRARY
+from hwnas.core.artifact import DESCRIPTION, LIBRARY
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Health, Loop
 from hwnas.core.lab import LOOPBACK
@@ -31,6 +30,7 @@ from hwnas.errors import (
     NotMeasurable,
 )
 from hwnas.processes import Child, ChildCrashed, ChildError, ChildTimeout
+from hwnas.runners.arrays import read_interface
 from hwnas.runners.tvm_rpc.agent.messages import pack_arrays, revision, unpack_arrays
 from hwnas.runners.tvm_rpc.hosted import Hosted
 from hwnas.runners.tvm_rpc.remote_health import RemoteHealth
@@ -132,9 +132,10 @@ class RpcBoard:
         return Loop(int(found["runs"]), began + way_s, began + way_s + float(found["took_s"]))
 
     def outputs(self, artifact: Artifact, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
-        kinds, data = pack_arrays(inputs)
+        interface = read_interface(Path(artifact.path))
+        kinds, data = pack_arrays(interface.to_library(inputs))
         header, payload = self._work(artifact, {"do": "outputs", "arrays": kinds}, timeout_s, data)
-        return list(unpack_arrays(header["arrays"], payload))
+        return interface.to_network(unpack_arrays(header["arrays"], payload))
 
     def close(self) -> None:
         self._closed, self._since = True, None
@@ -172,7 +173,8 @@ class RpcBoard:
         """
         content = library.read_bytes()
         name = hashlib.blake2b(content, digest_size=16).hexdigest()
-        options = {"name": name, "threads": artifact.options.get("threads", 1), "inputs": _inputs(artifact)}
+        inputs = read_interface(Path(artifact.path)).inputs
+        options = {"name": name, "threads": artifact.options.get("threads", 1), "inputs": inputs}
         for left in reversed(range(ATTEMPTS)):
             began = time.monotonic()
             try:
@@ -327,13 +329,6 @@ def _library(artifact: Artifact) -> Path:
     if artifact.flash_bytes is not None and size != artifact.flash_bytes:
         raise DeviceError(f"{folder / LIBRARY} has {size} bytes, but {artifact.flash_bytes} were built: it was cut")
     return folder / LIBRARY
-
-
-def _inputs(artifact: Artifact) -> list[Any]:
-    try:
-        return list(json.loads((Path(artifact.path) / INPUTS).read_text()))
-    except (OSError, ValueError) as error:
-        raise DeviceError(f"{Path(artifact.path) / INPUTS} does not tell the inputs ({error})") from error
 
 
 def _check_architecture(content: bytes, library: Path, architecture: str) -> None:

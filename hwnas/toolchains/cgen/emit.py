@@ -13,6 +13,8 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from hwnas.digest import digest_bytes
 from hwnas.errors import UnsupportedOperator
 from hwnas.toolchains.cgen.integer import ROUND
+from hwnas.toolchains.cgen.kernels import c_source
+from hwnas.toolchains.cgen.layouts import Order
 from hwnas.toolchains.cgen.lowered import Argument, Call, Lowered
 from hwnas.toolchains.cgen.program import Program, Step
 from hwnas.toolchains.cgen.source import PlainFunction, plain_functions
@@ -41,6 +43,19 @@ _PREFACE = """\
 #define HWNAS_KERNEL static void
 #endif
 #if defined(__GNUC__)
+#define HWNAS_INLINE static inline __attribute__((always_inline))
+#else
+#define HWNAS_INLINE static inline
+#endif
+/* One copy for all kernels of the network, and none of them decides how it is compiled. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define HWNAS_SHARED static __attribute__((noipa, unused))
+#elif defined(__GNUC__)
+#define HWNAS_SHARED static __attribute__((noinline, unused))
+#else
+#define HWNAS_SHARED static
+#endif
+#if defined(__GNUC__)
 #define HWNAS_CONSTANT static const __attribute__((aligned(4)))
 #else
 #define HWNAS_CONSTANT static const
@@ -64,6 +79,8 @@ class Emitted:
     source: str
     symbol: str
     constant_bytes: int
+    kernels: int
+    """How many kernels differ."""
     layout: dict[str, Any]
 
 
@@ -79,6 +96,7 @@ def emit(program: Program, lowered: Mapping[str, Lowered]) -> Emitted:
         text.replace(_PLACEHOLDER, symbol),
         symbol,
         writer.constant_bytes,
+        len(lowered),
         {
             "symbol": symbol,
             "arena_bytes": program.layout.bytes,
@@ -86,6 +104,8 @@ def emit(program: Program, lowered: Mapping[str, Lowered]) -> Emitted:
             "inputs": [writer.tensor(name) for name in program.inputs],
             "outputs": [writer.tensor(name) for name in program.outputs],
             "kernels": [step.workload.op for step in program.steps],
+            "code": [step.code for step in program.steps],
+            "layout_transforms": sum(step.reorders for step in program.steps),
         },
     )
 
@@ -107,12 +127,17 @@ class _Writer:
         parts = [
             _PREFACE,
             *self._constants,
+            *(c_source(name) for name in self._sources()),
             *([_ROUND] if any(f"{ROUND}(" in text for text in functions) else []),
             *functions,
             *thunks,
             self._table(),
         ]
         return "\n".join(parts)
+
+    def _sources(self) -> list[str]:
+        """The C files of all micro-kernels, each once, what others need first."""
+        return list(dict.fromkeys(name for step in self.program.steps if step.micro for name in step.micro.sources))
 
     def tensor(self, name: str) -> dict[str, Any]:
         kind = self.program.graph.types[name]
@@ -124,7 +149,10 @@ class _Writer:
                 f"tensor {name!r}", f"it has {len(kind.shape)} axes, at most {MAX_RANK} are supported"
             )
         offset = self.program.layout.offsets[self.program.storage[name]]
-        return {"name": name, "dtype": dtype, "shape": list(kind.shape), "offset": offset, "bytes": kind.bytes}
+        order = self.program.orders[self.program.storage[name]]
+        layout = order.name if order.shape == kind.shape else "plain"
+        return {"name": name, "dtype": dtype, "shape": list(kind.shape), "layout": layout, "offset": offset,
+                "bytes": kind.bytes}  # fmt: skip
 
     def _define(self, key: str, code: Lowered) -> str:
         """The functions of a distinct kernel."""
@@ -181,8 +209,8 @@ class _Writer:
             return self._constant(argument.value, None)
         if argument.role == "temporary":
             return f"workspace + {temporaries[argument.index]}"
-        names = step.reads if argument.role == "read" else step.writes
-        return f"arena + {self.program.layout.offsets[names[argument.index]]}"
+        accesses = step.reads if argument.role == "read" else step.writes
+        return f"arena + {self.program.layout.offsets[accesses[argument.index].storage]}"
 
     def _constant(self, values: np.ndarray, key: str | None) -> str:
         """The C name of a constant, defined on first use."""
@@ -220,7 +248,8 @@ class _Writer:
 
 
 def _tensor_text(tensor: Mapping[str, Any]) -> str:
-    shape = ", ".join(map(str, tensor["shape"])) or "0"
+    given = Order(tuple(tensor["shape"]), tensor["layout"] == "NHWC").stored_shape
+    shape = ", ".join(map(str, given)) or "0"
     name = re.sub(r"[^\x20-\x7e]|[\"\\?]", "_", tensor["name"])
     return (
         f'  {{"{name}", {TENSOR_TYPES[tensor["dtype"]]}, {len(tensor["shape"])}, {{{shape}}}, '

@@ -1,11 +1,17 @@
-"""A folder to drop into somebody's own firmware: the network as C, its header, an example, a Makefile and CMake."""
+"""A folder to drop into somebody's own firmware: the network as C, its header, an example, a Makefile and CMake.
+
+The C is for one core and compiles for any: what a core's instructions compute is emulated elsewhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwnas.toolchains.cgen.emit import Emitted
+from hwnas.toolchains.cgen.kernels import Core
+from hwnas.toolchains.cgen.layouts import stored_shape
 from hwnas.toolchains.cgen.toolchain import HEADER, SOURCE, generate, header_path
 
 if TYPE_CHECKING:
@@ -50,12 +56,13 @@ endif()
 """
 
 
-def write_folder(onnx: ModelProto, into: Path) -> list[Path]:
-    """Write the folder of a network, and return its files. Raises UnsupportedOperator and BuildError as a build does.
+def write_folder(onnx: ModelProto, into: Path, core: Core = "portable") -> list[Path]:
+    """Write the folder of a network for a core, and return its files. Raises UnsupportedOperator, BuildError.
 
-    The example reads the raw bytes of all inputs from its standard input and prints the first output, one value a line.
+    The example reads the raw bytes of all inputs from its standard input and prints the first output, one value a line,
+    both in the order in which they lie in memory: its comments say where that is NHWC.
     """
-    emitted, _ = generate(onnx)
+    emitted, _ = generate(onnx, core)
     into.mkdir(parents=True, exist_ok=True)
     texts = {
         SOURCE: emitted.source,
@@ -82,6 +89,7 @@ def _example(emitted: Emitted) -> str:
 
 extern const hwnas_network {network};
 
+{_tensors(layout)}
 /* Activations and scratch memory: nothing else is needed in RAM but a small stack. */
 static union {{ uint8_t bytes[{max(16, layout["arena_bytes"])}]; int64_t align; }} arena;
 static union {{ uint8_t bytes[{max(16, layout["workspace_bytes"])}]; int64_t align; }} workspace;
@@ -98,3 +106,14 @@ int main(void) {{
   return 0;
 }}
 """
+
+
+def _tensors(layout: Mapping[str, Any]) -> str:
+    """A comment on how inputs and outputs lie in memory."""
+    lines = []
+    for role in ("input", "output"):
+        for k, tensor in enumerate(layout[f"{role}s"]):
+            shape = stored_shape(tensor["shape"], tensor["layout"] == "NHWC")
+            order = "" if tensor["layout"] == "plain" else f" ({', '.join(tensor['layout'])})"
+            lines.append(f"{role} {k}: {C_NAMES[tensor['dtype']]} {' x '.join(map(str, shape)) or '1'}{order}")
+    return "/* " + ",\n * ".join(lines) + ". */"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+from hwnas.toolchains.cgen.layouts import logical, stored_shape
 from hwnas.toolchains.cgen.quantised import Constant, Group
 from hwnas.toolchains.cgen.recipes import Recipe
 
@@ -17,20 +18,43 @@ ROUND = "hwnas_round"
 """The C function that rounds a float32 of less than 2^22 to the nearest integer, ties to even."""
 
 
-def lower_integer(group: Group, recipe: Recipe) -> Any:
-    """The PrimFunc of a recipe."""
+def lower_integer(group: Group, recipe: Recipe, orders: Sequence[bool]) -> Any:
+    """The PrimFunc of a recipe. `orders` says of each activation, and last of the result, whether memory holds it NHWC.
+
+    Expressions are written with NCHW indices, whatever the order in memory is.
+    """
     from tvm import te
 
+    *read, written = orders
     sources = [
-        te.placeholder(a.shape or (1,), a.grid.dtype if a.grid else "float32", name=f"x{k}")
-        for k, a in enumerate(group.activations)
+        _Source(
+            te.placeholder(stored_shape(a.shape or (1,), nhwc), a.grid.dtype if a.grid else "float32", name=f"x{k}"),
+            nhwc,
+        )
+        for k, (a, nhwc) in enumerate(zip(group.activations, read))
     ]
     constants = [
         te.placeholder(array.values.shape, str(array.values.dtype), name=f"c{k}")
         for k, array in enumerate(recipe.arrays)
     ]
-    result = _FORMS[recipe.form](_Context(group, recipe), sources, constants)
-    return te.create_prim_func([*sources, *constants, result])
+    context = _Context(group, recipe)
+    element = _FORMS[recipe.form](context, sources, constants)
+    index = logical if written else tuple
+    result = te.compute(stored_shape(context.shape, written), lambda *i: element(*index(i)), name="result")
+    return te.create_prim_func([*(source.tensor for source in sources), *constants, result])
+
+
+class _Source:
+    """An activation, read with NCHW indices."""
+
+    def __init__(self, tensor: Any, nhwc: bool) -> None:
+        self.tensor, self.nhwc = tensor, nhwc
+        self.dtype = tensor.dtype
+        shape = [int(size) for size in tensor.shape]
+        self.shape = logical(shape) if nhwc else tuple(shape)
+
+    def __call__(self, *index: Any) -> Any:
+        return self.tensor(index[0], *index[2:], index[1]) if self.nhwc else self.tensor(*index)
 
 
 class _Context:
@@ -39,7 +63,7 @@ class _Context:
     def __init__(self, group: Group, recipe: Recipe) -> None:
         self.group, self.recipe = group, recipe
         self.shape = group.result.shape or (1,)
-        self.exact = recipe.facts.get("kind") == "shift"
+        self.kind = recipe.facts.get("kind")
         self.dtype = group.result.grid.dtype if group.result.grid else "float32"
 
     def saturate(self, integer: Any, ends: Sequence[Any]) -> Any:
@@ -51,7 +75,15 @@ class _Context:
             grid = self.group.result.grid
             assert grid is not None
             low, high = (tirx.const(limit, "int32") for limit in grid.limits)
-        return tirx.min(tirx.max(integer + zero, low), high).astype(self.dtype)
+        return tirx.min(tirx.max(integer if zero is None else integer + zero, low), high).astype(self.dtype)
+
+    def rescaled(self, total: Any, lift: Any, entry: Any, ends: Sequence[Any]) -> Any:
+        """A sum on the result's grid, by a shift or a multiplier; `lift` None: it is known to be 0."""
+        from tvm import tirx
+
+        lifted = total if lift is None else tirx.shift_left(total, lift)
+        integer = shifted(lifted, entry) if self.kind == "shift" else multiplied(lifted, entry)
+        return self.saturate(integer, ends)
 
     def nearest(self, real: Any, ends: Sequence[Any]) -> Any:
         """The integer nearest to a float32, made small enough first that rounding it cannot overflow."""
@@ -76,6 +108,14 @@ def shifted(value: Any, shift: Any) -> Any:
     # 2^(shift - 1) - 1, in a form that is computed once for each channel and not taken apart
     almost_half = tirx.shift_right(tirx.const(2**31 - 1, "int32"), 32 - shift)
     return tirx.shift_right(value + almost_half + odd, shift)
+
+
+def multiplied(value: Any, multiplier: Any) -> Any:
+    """The high word of a product of 64 bits, rounded half up."""
+    from tvm import tirx
+
+    product = value.astype("int64") * multiplier.astype("int64") + tirx.const(2**31, "int64")
+    return tirx.shift_right(product, tirx.const(32, "int64")).astype("int32")
 
 
 def _padded(source: Any, pads: Sequence[int], value: Any) -> Any:
@@ -129,9 +169,7 @@ def _conv(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
         return te.sum(value, axis=axes)
 
     sums = te.compute(shape, product, name="sums")
-    return te.compute(
-        shape, lambda n, o, *p: _finished(context, sums(n, o, *p), o, bias, table, scalars), name="result"
-    )
+    return lambda n, o, *p: _finished(context, sums(n, o, *p), o, bias, table, scalars)
 
 
 def _matmul(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
@@ -146,22 +184,18 @@ def _matmul(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
         return te.sum(value, axis=k)
 
     sums = te.compute(shape, product, name="sums")
-    return te.compute(shape, lambda *i: _finished(context, sums(*i), i[-1], bias, table, scalars), name="result")
+    return lambda *i: _finished(context, sums(*i), i[-1], bias, table, scalars)
 
 
 def _finished(context: _Context, total: Any, o: Any, bias: Any, table: Any, scalars: Any) -> Any:
-    from tvm import tirx
-
     total = total + bias(o)
     entry = table(o) if int(table.shape[0]) > 1 else table(0)
     if context.group.result.grid is None:
         return total.astype("float32") * entry
     ends = [scalars(k) for k in (2, 3, 4)]
-    if not context.exact:
+    if context.kind == "float":
         return context.nearest(total.astype("float32") * entry, ends)
-    if context.recipe.facts["lifted"]:
-        total = tirx.shift_left(total, scalars(1))
-    return context.saturate(shifted(total, entry.astype("int32")), ends)
+    return context.rescaled(total, scalars(1) if context.recipe.facts["lifted"] else None, entry.astype("int32"), ends)
 
 
 def _operands(context: _Context, sources: list[Any], constants: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -183,48 +217,47 @@ def _operands(context: _Context, sources: list[Any], constants: list[Any]) -> tu
 
 
 def _add(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te, tirx
+    from tvm import tirx
 
     [a, b], [scalars, *rest] = _operands(context, sources, constants)
     minus = context.recipe.facts["sign"] < 0
 
     def element(*i: Any) -> Any:
         x, y = a(*i).astype("int32"), b(*i).astype("int32")
-        if context.exact:
-            left, right = tirx.shift_left(x, scalars(0)), tirx.shift_left(y, scalars(1))
-            total = (left - right if minus else left + right) + scalars(2)
-            return context.saturate(shifted(total, scalars(3)), [scalars(k) for k in (4, 5, 6)])
-        [scale] = rest
-        left = (x - scalars(0)).astype("float32") * scale(0)
-        right = (y - scalars(1)).astype("float32") * scale(1)
-        real = left - right if minus else left + right
-        return context.nearest(real / scale(2), [scalars(k) for k in (2, 3, 4)])
+        ends = [scalars(k) for k in (4, 5, 6)]
+        if context.kind == "float":
+            [scale] = rest
+            left = (x - scalars(0)).astype("float32") * scale(0)
+            right = (y - scalars(1)).astype("float32") * scale(1)
+            real = left - right if minus else left + right
+            return context.nearest(real / scale(2), [scalars(k) for k in (2, 3, 4)])
+        total = x * scalars(0) + y * scalars(1) + scalars(2)
+        if context.kind == "shift":
+            return context.saturate(shifted(total, scalars(3)), ends)
+        return context.saturate(tirx.shift_right(total, scalars(3)), [None, *ends[1:]])
 
-    return te.compute(context.shape, element, name="result")
+    return element
 
 
 def _mul(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te, tirx
-
     [a, b], [scalars, *rest] = _operands(context, sources, constants)
 
     def element(*i: Any) -> Any:
         x, y = a(*i).astype("int32") - scalars(0), b(*i).astype("int32") - scalars(1)
-        if context.exact:
-            product = tirx.shift_left(x * y, scalars(2))
-            return context.saturate(shifted(product, scalars(3)), [scalars(k) for k in (4, 5, 6)])
+        if context.kind != "float":
+            return context.rescaled(x * y, scalars(2), scalars(3), [scalars(k) for k in (4, 5, 6)])
         [scale] = rest
         real = (x.astype("float32") * scale(0)) * (y.astype("float32") * scale(1))
         return context.nearest(real / scale(2), [scalars(k) for k in (2, 3, 4)])
 
-    return te.compute(context.shape, element, name="result")
+    return element
 
 
 def _mean(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
     from tvm import te, tirx
 
     [source], [scalars, *rest] = sources, constants
-    size = [int(s) for s in source.shape]
+    size = source.shape
     attributes, pooled = context.group.attributes, "window" in context.recipe.facts
     window = [int(v) for v in context.recipe.facts.get("window", size[2:])]
     strides, pads = _geometry(attributes, pooled)
@@ -249,13 +282,18 @@ def _mean(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
             for place, stride, pad, extent, whole in zip((y, x), strides, pads, window, size[2:]):
                 first = place * stride - pad
                 share = share * (tirx.min(first + extent, whole) - tirx.max(first, 0))
-        total, share = sums(n, c, y, x), tirx.const(share, "int32") if isinstance(share, int) else share.astype("int32")
-        if not context.exact:
+        total = sums(n, c, y, x) - held * scalars(0)
+        if context.kind == "multiply":
+            [table] = rest
+            entry = table(share - 1) if int(table.shape[0]) > 1 else table(0)
+            return context.rescaled(total, scalars(1), entry, [scalars(k) for k in (2, 3, 4)])
+        share = tirx.const(share, "int32") if isinstance(share, int) else share.astype("int32")
+        if context.kind == "float":
             [scale] = rest
-            real = (total - held * scalars(0)).astype("float32") / share.astype("float32")
+            real = total.astype("float32") / share.astype("float32")
             return context.nearest(real * scale(0) / scale(1), [scalars(k) for k in (1, 2, 3)])
         divisor = tirx.shift_left(share, scalars(1))
-        lifted = tirx.shift_left(total - held * scalars(0), scalars(2)) + divisor * scalars(3)
+        lifted = tirx.shift_left(total, scalars(2)) + divisor * scalars(3)
         quotient = tirx.truncdiv(lifted, divisor)
         twice = (lifted - quotient * divisor) * 2
         odd = tirx.bitwise_and(quotient, tirx.const(1, "int32"))
@@ -263,7 +301,7 @@ def _mean(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
         up = (twice + odd > divisor).astype("int32")
         return context.saturate(quotient + up - scalars(3), [scalars(k) for k in (4, 5, 6)])
 
-    return te.compute(context.shape, element, name="result")
+    return element
 
 
 def _geometry(attributes: Any, pooled: bool) -> tuple[list[int], list[int]]:
@@ -287,25 +325,24 @@ def _maxpool(context: _Context, sources: list[Any], constants: list[Any]) -> Any
         lambda n, c, y, x: te.max(data(n, c, y * strides[0] + taps[0], x * strides[1] + taps[1]), axis=taps),
         name="best",
     )
-    return te.compute(context.shape, lambda *i: _moved(context, best(*i), 0, constants), name="result")
+    return lambda *i: _moved(context, best(*i), 0, constants)
 
 
 def _moved(context: _Context, value: Any, k: int, constants: list[Any]) -> Any:
     """An integer of the k-th operand's grid on the result's."""
-    from tvm import tirx
-
     scalars, *rest = constants
     operands = len(context.group.operands)
-    if context.exact:
-        centred = tirx.shift_left(value.astype("int32") - scalars(3 * k), scalars(3 * k + 1))
-        return context.saturate(shifted(centred, scalars(3 * k + 2)), [scalars(3 * operands + j) for j in range(3)])
+    if context.kind != "float":
+        ends = [scalars(3 * operands + j) for j in range(3)]
+        centred = value.astype("int32") - scalars(3 * k)
+        return context.rescaled(centred, scalars(3 * k + 1), scalars(3 * k + 2), ends)
     [scale] = rest
     real = (value.astype("int32") - scalars(k)).astype("float32") * scale(k) / scale(operands)
     return context.nearest(real, [scalars(operands + j) for j in range(3)])
 
 
 def _concat(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te, tirx
+    from tvm import tirx
 
     axis = context.group.attributes["axis"]
     assert isinstance(axis, int)
@@ -324,39 +361,31 @@ def _concat(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
             )
         return chosen
 
-    return te.compute(context.shape, element, name="result")
+    return element
 
 
 def _quantize(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te, tirx
+    from tvm import tirx
 
     [source], [scalars, floats] = sources, constants
 
     def element(*i: Any) -> Any:
-        scaled = source(*i) * floats(0) if context.exact else source(*i) / floats(0)
+        scaled = source(*i) * floats(0) if context.kind == "shift" else source(*i) / floats(0)
         kept = tirx.min(tirx.max(scaled, floats(1)), floats(2))
         return (rounded(kept) + scalars(0)).astype(context.dtype)
 
-    return te.compute(context.shape, element, name="result")
+    return element
 
 
 def _dequantize(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te
-
     [source], [scalars, scale] = sources, constants
-    return te.compute(
-        context.shape,
-        lambda *i: (source(*i).astype("int32") - scalars(0)).astype("float32") * scale(0),
-        name="result",
-    )
+    return lambda *i: (source(*i).astype("int32") - scalars(0)).astype("float32") * scale(0)
 
 
 def _table(context: _Context, sources: list[Any], constants: list[Any]) -> Any:
-    from tvm import te
-
     [source], [table] = sources, constants
     low = 0 if str(source.dtype) == "uint8" else -128
-    return te.compute(context.shape, lambda *i: table(source(*i).astype("int32") - low), name="result")
+    return lambda *i: table(source(*i).astype("int32") - low)
 
 
 _FORMS: dict[str, Callable[[_Context, list[Any], list[Any]], Any]] = {

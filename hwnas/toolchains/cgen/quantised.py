@@ -2,8 +2,8 @@
 
 Knows nothing of TVM. Where every scale is a power of two the arithmetic is exact: what onnxruntime computes in
 float32 is an integer times a power of two, so a shift that rounds half to even gives the same bits. Other scales
-are multiplied in float32. All that calibration decides (scales, zero points, bounds) becomes constants, so the
-code of a kernel depends on its workload alone.
+become integers of 31 bits that sums are multiplied by (`kernels/reference.py` defines both). All that calibration
+decides (scales, zero points, bounds) becomes constants, so the code of a kernel depends on its workload alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from hwnas.graph.canonical import normal_attributes
 from hwnas.graph.fusion import Kernel
 from hwnas.graph.view import Attribute, Operator, View
 
-Kind = Literal["shift", "float"]
-"""How sums become integers of the result's grid: rounding shift, or float32 multiplication."""
+Kind = Literal["shift", "multiply", "float"]
+"""How sums become integers of the result's grid: rounding shift, or multiplication by an integer. Multiplication in
+float32 is left for results that are floats, and for factors so large that an integer would overflow."""
 
 DTYPES: dict[int, str] = {TensorProto.UINT8: "uint8", TensorProto.INT8: "int8", TensorProto.INT32: "int32"}
 MAX_SHIFT = 30
@@ -204,10 +205,10 @@ def _operand(graph: View, source: Operator) -> Activation | Constant:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """From a sum of products to the result: one number, or one for each channel.
+    """From a sum of products to the result: one number, or one for each channel; sums are shifted left by `lift` first.
 
-    kind shift: `values` are how far to shift right, after a shift left by `lift`. kind float: float32 factors; they
-    also serve a result of floats.
+    kind shift: `values` are how far to shift right. kind multiply: integers m below 2^31; the high word of the product
+    with m is the result. kind float: float32 factors; they also serve a result of floats.
     """
 
     kind: Kind
@@ -226,7 +227,14 @@ def rescale(factors: np.ndarray, exponents: np.ndarray | None, result: Grid | No
         shifts = np.minimum(shifts + lift, MAX_SHIFT)
         if bound * 2.0**lift + 2.0 ** (float(shifts.max()) - 1) < 2**31:
             return Rescale("shift", shifts.astype(np.int8), lift)
-    return Rescale("float", (factors.astype(np.float64) / float(result.scale[0])).astype(np.float32))
+    ratios = factors.astype(np.float64) / float(result.scale[0])
+    lift = max(0, int(np.frexp(float(ratios.max()))[1]) + 1)
+    multipliers = np.rint(ratios * 2.0 ** (32 - lift))
+    if multipliers.max() >= 2.0**31:
+        lift, multipliers = lift + 1, np.rint(ratios * 2.0 ** (31 - lift))
+    if bound * 2.0**lift < 2**31:
+        return Rescale("multiply", multipliers.astype(np.int32), lift)
+    return Rescale("float", ratios.astype(np.float32))
 
 
 def common_exponents(grids: Sequence[Grid]) -> list[int] | None:

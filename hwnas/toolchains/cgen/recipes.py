@@ -1,13 +1,14 @@
 """What each quantised kernel needs in flash, and which form of code it takes; numpy only, in milliseconds.
 
 A recipe's arrays are emitted as they stand: weights, bias with the input's zero point folded in, a table of shifts
-or factors, and the scalars of calibration. `hwnas.toolchains.cgen.integer` writes the code of each form.
+or factors, and the scalars of calibration. `hwnas.toolchains.cgen.integer` writes the code of each form; where a
+micro-kernel computes the group instead (`hwnas.toolchains.cgen.kernels`), it packs the recipe's values for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -39,12 +40,14 @@ class Array:
 class Recipe:
     """How a group is computed: the form of its code, the constants in the order the code takes them, static facts.
 
-    `form` and `facts` follow from the workload and the kind of rescaling, never from calibration.
+    `form` and `facts` follow from the workload and the kind of rescaling, never from calibration. `values` are the
+    numbers behind the arrays, by name, for micro-kernels that store them in an order of their own.
     """
 
     form: str
     arrays: tuple[Array, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def recipe(graph: View, group: Group) -> Recipe | None:
@@ -56,6 +59,13 @@ def recipe(graph: View, group: Group) -> Recipe | None:
     return maker(graph, group) if maker else None
 
 
+def reordered(given: Recipe, order: np.ndarray) -> Recipe:
+    """The recipe of a matrix product whose rows of the operand are stored in another order: element k is `order[k]`."""
+    weights, *rest = given.arrays
+    stored = Array(np.ascontiguousarray(weights.values[:, order]), weights.key and f"{weights.key}/NHWC")
+    return replace(given, arrays=(stored, *rest), values={**given.values, "weights": given.values["weights"][:, order]})
+
+
 def _scalars(*values: float | int) -> Array:
     return Array(np.array(values, np.int32))
 
@@ -63,6 +73,11 @@ def _scalars(*values: float | int) -> Array:
 def _zero(activation: Activation | Constant) -> int:
     assert activation.grid is not None
     return int(activation.grid.zero[0])
+
+
+def _ends(group: Group) -> dict[str, int]:
+    """Zero point and bounds of the result by name; nothing for floats."""
+    return dict(zip(("out_zero", "low", "high"), _finish(group)))
 
 
 def _finish(group: Group) -> list[int]:
@@ -121,6 +136,9 @@ def _product(graph: View, group: Group) -> Recipe | None:
     facts = {"kind": last.kind, "stored": np.dtype(stored).name, "lifted": last.lift > 0,
              "clamped": group.clamp is not None, "weights": values.shape}  # fmt: skip
     packed = np.ascontiguousarray(values.astype(stored))
+    table = {"shift": "shifts", "multiply": "multipliers", "float": "factors"}[last.kind]
+    numbers = {"weights": values, "bias": folded, "zero": _zero(first), "lift": last.lift, **_ends(group),
+               table: np.broadcast_to(last.values, outputs)}  # fmt: skip
     return Recipe(
         "conv" if group.op == "Conv" else "matmul",
         (
@@ -130,6 +148,7 @@ def _product(graph: View, group: Group) -> Recipe | None:
             _scalars(_zero(first), last.lift, *_finish(group)),
         ),
         facts,
+        numbers,
     )
 
 
@@ -152,6 +171,10 @@ def _operand_arrays(group: Group) -> list[Array] | None:
     return arrays
 
 
+SUM_BITS = 21
+"""Bits of the multipliers of a sum: two products with 8-bit integers and all that is added stay below 2^31."""
+
+
 def _elementwise(graph: View, group: Group) -> Recipe | None:
     """Add, Sub and Mul of two operands of different grids, broadcast as numpy does."""
     arrays = _operand_arrays(group)
@@ -160,26 +183,37 @@ def _elementwise(graph: View, group: Group) -> Recipe | None:
         return None
     a, b = group.operands
     assert a.grid is not None and b.grid is not None
-    powers = common_exponents([a.grid, b.grid, result])
     facts: dict[str, Any] = {"clamped": group.clamp is not None, "sign": -1 if group.op == "Sub" else 1}
-    ends = _finish(group)
+    ends, zeros = _finish(group), {"zeros": (_zero(a), _zero(b)), **_ends(group)}
+    powers = common_exponents([a.grid, b.grid, result])
     if group.op == "Mul":
         factor = a.grid.scale.astype(np.float64) * b.grid.scale.astype(np.float64)
         exponents = None if powers is None else np.array([powers[0] + powers[1]])
-        last = rescale(factor, exponents, result, 512.0 * 512)
-        if last.kind == "shift":
-            scalars = _scalars(_zero(a), _zero(b), last.lift, int(last.values[0]), *ends)
-            return Recipe("mul", (*arrays, scalars), facts | {"kind": "shift"})
-        factors = Array(np.array([*a.grid.scale, *b.grid.scale, *result.scale], np.float32))
-        return Recipe("mul", (*arrays, _scalars(_zero(a), _zero(b), *ends), factors), facts | {"kind": "float"})
+        last = rescale(factor, exponents, result, 256.0 * 256)
+        if last.kind == "float":
+            factors = Array(np.array([*a.grid.scale, *b.grid.scale, *result.scale], np.float32))
+            return Recipe("mul", (*arrays, _scalars(_zero(a), _zero(b), *ends), factors), facts | {"kind": "float"})
+        entry = int(last.values[0])
+        scalars = _scalars(_zero(a), _zero(b), last.lift, entry, *ends)
+        numbers = {**zeros, "lift": last.lift, "shift" if last.kind == "shift" else "multiplier": entry}
+        return Recipe("mul", (*arrays, scalars), facts | {"kind": last.kind}, numbers)
     if powers is not None:
         least = min(powers[0], powers[1])
         la, lb, shift = powers[0] - least, powers[1] - least, powers[2] - least
         lift = max(0, 1 - shift)
         la, lb, shift = la + lift, lb + lift, min(shift + lift, 30)
         if max(la, lb) <= 16 and shift <= 28:
-            offset = -(_zero(a) << la) - facts["sign"] * (_zero(b) << lb)
-            return Recipe("add", (*arrays, _scalars(la, lb, offset, shift, *ends)), facts | {"kind": "shift"})
+            ma, mb = 1 << la, facts["sign"] << lb
+            offset = -(_zero(a) * ma) - _zero(b) * mb
+            numbers = {**zeros, "multipliers": (ma, mb), "offset": offset, "shift": shift}
+            return Recipe("add", (*arrays, _scalars(ma, mb, offset, shift, *ends)), facts | {"kind": "shift"}, numbers)
+    ratios = [float(np.float64(x.grid.scale[0]) / np.float64(result.scale[0])) for x in (a, b)]  # type: ignore[union-attr]
+    shift = SUM_BITS - max(0, int(np.frexp(max(ratios))[1]))
+    if shift >= 1:
+        ma, mb = round(ratios[0] * 2.0**shift), facts["sign"] * round(ratios[1] * 2.0**shift)
+        offset = -_zero(a) * ma - _zero(b) * mb + (_zero(group.result) << shift) + (1 << (shift - 1))
+        numbers = {**zeros, "multipliers": (ma, mb), "offset": offset, "shift": shift}
+        return Recipe("add", (*arrays, _scalars(ma, mb, offset, shift, *ends)), facts | {"kind": "multiply"}, numbers)
     factors = Array(np.array([*a.grid.scale, *b.grid.scale, *result.scale], np.float32))
     return Recipe("add", (*arrays, _scalars(_zero(a), _zero(b), *ends), factors), facts | {"kind": "float"})
 
@@ -205,16 +239,29 @@ def _mean(graph: View, group: Group) -> Recipe | None:
         count = prod(int(size) for size in window)
         facts |= {"window": window}
     powers = common_exponents([source.grid, result])
+    ends = _finish(group)
+    zero: dict[str, Any] = {"zero": _zero(source), "count": count, **_ends(group)}
     if powers is not None:
         shift = powers[1] - powers[0]
         lift, divide = max(0, -shift), max(0, shift)
         # numerators are made positive by a multiple of the divisor that keeps the quotient's parity
         base = 512 << lift
         if count << divide <= EXACT_MEAN and (count << divide) * base <= 2**30:
-            scalars = _scalars(_zero(source), divide, lift, base, *_finish(group))
-            return Recipe("mean", (scalars,), facts | {"kind": "shift"})
+            scalars = _scalars(_zero(source), divide, lift, base, *ends)
+            numbers = {**zero, "divide": divide, "lift": lift, "base": base}
+            return Recipe("mean", (scalars,), facts | {"kind": "shift"}, numbers)
+    # an average of a border divides by the elements that are there: a multiplier for each number of them
+    pads = group.attributes.get("pads", ())
+    assert isinstance(pads, tuple)
+    partial = group.op == "AveragePool" and any(pads) and not group.attributes.get("count_include_pad", 0)
+    shares = np.arange(1, count + 1) if partial else np.array([count])
+    last = rescale(source.grid.scale.astype(np.float64) / shares, None, result, 255.0 * count)
+    if last.kind == "multiply":
+        numbers = {**zero, "multipliers": last.values, "lift": last.lift}
+        arrays = (_scalars(_zero(source), last.lift, *ends), Array(last.values))
+        return Recipe("mean", arrays, facts | {"kind": "multiply"}, numbers)
     factor = Array(np.array([source.grid.scale[0], result.scale[0]], np.float32))
-    return Recipe("mean", (_scalars(_zero(source), *_finish(group)), factor), facts | {"kind": "float"})
+    return Recipe("mean", (_scalars(_zero(source), *ends), factor), facts | {"kind": "float"})
 
 
 def _axes(graph: View, group: Group) -> list[int] | None:
@@ -233,32 +280,40 @@ def _moves(graph: View, group: Group) -> Recipe | None:
     if group.op == "MaxPool" and (len(group.operands[0].shape) != 4 or len(group.operator.outputs) > 1
                                   or group.attributes.get("ceil_mode", 0) or "dilations" in group.attributes):  # fmt: skip
         return None
-    changes = [_change(a.grid, result) for a in group.activations if a.grid is not None]
-    kind = "shift" if all(c.kind == "shift" for c in changes) else "float"
+    grids = [a.grid for a in group.activations if a.grid is not None]
+    changes = [_change(grid, result) for grid in grids]
+    if not all(c.kind == "shift" for c in changes):
+        changes = [rescale(grid.scale.astype(np.float64), None, result, 256.0) for grid in grids]
+    kind = "multiply" if any(c.kind == "multiply" for c in changes) else changes[0].kind
     form = "maxpool" if group.op == "MaxPool" else "concat"
     zeros = [_zero(a) for a in group.activations]
-    if kind == "shift":
-        table = [v for zero, c in zip(zeros, changes) for v in (zero, c.lift, int(c.values[0]))]
-        return Recipe(form, (_scalars(*table, *_finish(group)),), facts | {"kind": kind})
-    factors = Array(np.array([*(a.grid.scale[0] for a in group.activations if a.grid), result.scale[0]], np.float32))
-    return Recipe(form, (_scalars(*zeros, *_finish(group)), factors), facts | {"kind": kind})
+    if all(c.kind == kind for c in changes) and kind != "float":
+        entries, lifts = [int(c.values[0]) for c in changes], [c.lift for c in changes]
+        table = [v for entry in zip(zeros, lifts, entries) for v in entry]
+        names = "shifts" if kind == "shift" else "multipliers"
+        numbers = {"zeros": tuple(zeros), "lifts": tuple(lifts), names: tuple(entries), **_ends(group)}
+        return Recipe(form, (_scalars(*table, *_finish(group)),), facts | {"kind": kind}, numbers)
+    factors = Array(np.array([*(grid.scale[0] for grid in grids), result.scale[0]], np.float32))
+    return Recipe(form, (_scalars(*zeros, *_finish(group)), factors), facts | {"kind": "float"})
 
 
 def _change(before: Grid, after: Grid) -> Rescale:
-    return rescale(before.scale.astype(np.float64), before.exponents, after, 512.0)
+    return rescale(before.scale.astype(np.float64), before.exponents, after, 256.0)
 
 
 def _quantize(graph: View, group: Group) -> Recipe | None:
     """A QuantizeLinear alone: floats to integers."""
     grid = group.result.grid
     assert grid is not None
-    power = grid.exponents is not None
+    exponents = grid.exponents
+    power = exponents is not None
     low, high = grid.limits
     zero = _zero(group.result)
     # multiplying by the reciprocal of a power of two is exact, and one cycle where a division is many
     scale = 1 / grid.scale[0] if power else grid.scale[0]
     floats = Array(np.array([scale, low - zero, high - zero], np.float32))
-    return Recipe("quantize", (_scalars(zero), floats), {"kind": "shift" if power else "float"})
+    numbers = {"zero": zero, "scale": grid.scale[0], "exponent": None if exponents is None else int(exponents[0])}
+    return Recipe("quantize", (_scalars(zero), floats), {"kind": "shift" if power else "float"}, numbers)
 
 
 def _dequantize(graph: View, group: Group) -> Recipe | None:

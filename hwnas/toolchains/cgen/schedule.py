@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-SCHEDULE = "cgen-1"
+SCHEDULE = "cgen-2"
 MAX_SUMS = 8
 """Sums of a tile: 13 registers of a Cortex-M hold them, two loaded values and three addresses."""
 LEAST_COPIED = 12

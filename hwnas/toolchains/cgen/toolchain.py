@@ -7,10 +7,8 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +18,11 @@ from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError, ConfigError, HwnasError, UnsupportedOperator
 from hwnas.toolchains.cgen.emit import Emitted, emit
-from hwnas.toolchains.cgen.floating import lower_float
-from hwnas.toolchains.cgen.integer import lower_integer
-from hwnas.toolchains.cgen.lowered import Argument, Call, Lowered
-from hwnas.toolchains.cgen.program import RULES, Program, Step, arena_bytes, read_program
-from hwnas.toolchains.cgen.schedule import SCHEDULE, scheduled
+from hwnas.toolchains.cgen.kernels import CORES, Core, core_of
+from hwnas.toolchains.cgen.lowered import Lowered
+from hwnas.toolchains.cgen.lowering import lower
+from hwnas.toolchains.cgen.program import RULES, arena_bytes, read_program
+from hwnas.toolchains.cgen.schedule import SCHEDULE
 from hwnas.toolchains.tvm import check_versions
 
 if TYPE_CHECKING:
@@ -32,10 +30,10 @@ if TYPE_CHECKING:
 
 SOURCE = "network.c"
 HEADER = "hwnas_network.h"
-LOWERING = 1
+LOWERING = 2
 """Version of the lowering: it changes whenever the generated code does."""
 
-OPTION_KEYS = ("threads", "compiler", "flags")
+OPTION_KEYS = ("threads", "compiler", "flags", "core")
 HOST_FLAGS = ("-O2", "-std=c11", "-ffp-contract=off")
 _EXECUTED, _ALLOCATED, _PROGBITS = 4, 2, 1
 KERNEL_CODE_BYTES = 600
@@ -60,7 +58,8 @@ class CgenToolchain:
         return TvmToolchain().unsupported(node)
 
     def flash_bytes(self, onnx: ModelProto) -> int:
-        """Constants exactly, and round figures for code: see KERNEL_CODE_BYTES."""
+        """Constants (those of portable code: a core's may be some bytes a channel more), and round figures for code:
+        see KERNEL_CODE_BYTES."""
         program = read_program(onnx)
         constants = sum(array.values.nbytes for array in program.constants)
         distinct = len(set(program.keys))
@@ -82,7 +81,7 @@ class CgenToolchain:
             if reason := self.unsupported(node):
                 raise UnsupportedOperator(f"{node.op_type} ({node.name or 'unnamed'})", reason)
         into.mkdir(parents=True, exist_ok=True)
-        emitted, uncovered = generate(onnx)
+        emitted, uncovered = generate(onnx, _core(device, options))
         (into / SOURCE).write_text(emitted.source)
         (into / HEADER).write_text(header_path().read_text())
         (into / LAYOUT).write_text(json.dumps(emitted.layout, indent=1) + "\n")
@@ -98,6 +97,9 @@ class CgenToolchain:
                 flash_bytes=memory["flash"],
                 uncovered=uncovered,
                 memory=memory,
+                kernels=emitted.kernels,
+                layout_transforms=emitted.layout["layout_transforms"],
+                code=tuple(sorted(set(emitted.layout["code"]))),
             )
         )
 
@@ -124,17 +126,28 @@ def checked_options(device: Device) -> dict[str, Any]:
         raise ConfigError("flags are a list of texts that begin with '-'", key="options.cgen.flags", given=flags)
     if not isinstance(compiler, str) or not compiler or compiler.startswith("-"):
         raise ConfigError("compiler is the name of a program", key="options.cgen.compiler", given=compiler)
+    if options.get("core", "portable") not in CORES:
+        raise ConfigError("unknown core", key="options.cgen.core", given=options["core"], allowed=CORES)
     return options
 
 
-def generate(onnx: ModelProto) -> tuple[Emitted, tuple[str, ...]]:
-    """The C of a network, and the kernels that no schedule rule covers. Raises UnsupportedOperator, BuildError."""
-    program = read_program(onnx)
+def _core(device: Device, options: Mapping[str, Any]) -> Core:
+    """The core that code is written for: a microcontroller's own, or the one that the options name."""
+    chosen: Core = options.get("core", "portable") if device.mcu is None else core_of(device.mcu.cpu)
+    return chosen
+
+
+def generate(onnx: ModelProto, core: Core = "portable") -> tuple[Emitted, tuple[str, ...]]:
+    """The C of a network for a core, and the kernels that no schedule rule covers.
+
+    Raises UnsupportedOperator, BuildError.
+    """
+    program = read_program(onnx, core)
     lowered: dict[str, Lowered] = {}
     try:
         for key, step in zip(program.keys, program.steps):
             if key not in lowered:
-                lowered[key] = _lower(program, step)
+                lowered[key] = lower(program, step)
         emitted = emit(program, lowered)
     except HwnasError:
         raise
@@ -142,38 +155,6 @@ def generate(onnx: ModelProto) -> tuple[Emitted, tuple[str, ...]]:
         raise BuildError("cgen", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
     uncovered = {step.workload.op for key, step in zip(program.keys, program.steps) if not lowered[key].covered}
     return emitted, tuple(sorted(uncovered))
-
-
-def _lower(program: Program, step: Step) -> Lowered:
-    if step.part is not None:
-        floats = lower_float(program.graph, step.part, step.workload.op)
-        if step.recipe is None:
-            return floats
-        return _quantised(floats, step)
-    assert step.group is not None and step.recipe is not None
-    function, covered = scheduled(lower_integer(step.group, step.recipe))
-    arguments = (
-        *(Argument("read", k) for k in range(len(step.reads))),
-        *(Argument("constant", k) for k in range(len(step.constants))),
-        Argument("write"),
-    )
-    return Lowered((Call(function, arguments),), (), covered)
-
-
-def _quantised(floats: Lowered, step: Step) -> Lowered:
-    """A float part whose result stays in the workspace, and the QuantizeLinear that reads it there."""
-    assert step.group is not None and step.recipe is not None
-    between = Argument("temporary", len(floats.temporaries))
-    size = 4 * prod(step.group.result.shape)
-    calls = [
-        replace(call, arguments=tuple(between if a.role == "write" else a for a in call.arguments))
-        for call in floats.calls
-    ]
-    function, covered = scheduled(lower_integer(step.group, step.recipe))
-    own = len(step.recipe.arrays)
-    constants = [Argument("constant", len(step.constants) - own + k) for k in range(own)]
-    calls.append(Call(function, (between, *constants, Argument("write"))))
-    return Lowered(tuple(calls), (*floats.temporaries, size), floats.covered and covered)
 
 
 def header_path() -> Path:

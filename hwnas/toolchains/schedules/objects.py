@@ -1,0 +1,306 @@
+"""Compiled kernels by content, shared by all networks and processes, and networks linked from them.
+
+A fused PrimFunc is scheduled and compiled on its own to an object file whose one symbol is named by the content of the
+function, so that any network that has the same kernel links the same object. What a library has of its own is its
+constants and the bytecode that calls the kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from keyword import kwlist
+from pathlib import Path
+from typing import Any
+
+from hwnas.config import cache_folder
+from hwnas.digest import content_id
+from hwnas.toolchains.schedules import VERSION
+from hwnas.toolchains.schedules.isa import Isa, isa_of
+from hwnas.toolchains.schedules.rules import scheduled
+
+MOST_OBJECTS = 10_000
+"""The objects used longest ago beyond this many are dropped, a quarter at a time; one has some 20 KB."""
+SUFFIX = ".object"
+DIGEST_BYTES = 32
+STALE_S = 3600.0
+"""A file that was being written so long ago belongs to a process that was killed."""
+BLOB, BLOB_SYMBOL = "imports.bin", "__tvm_ffi__library_bin"
+KEPT_WORDS = frozenset({*kwlist, "T", "I", "R"})
+_WORD = re.compile(r'("(?:[^"\\]|\\.)*")|(?<![\w.])([A-Za-z_]\w*)(?![\w]|=(?!=))')
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A compiled kernel: its object file, and why no schedule rule covers it (empty where one does)."""
+
+    data: bytes
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A library that was linked: its distinct kernels, how many of them had to be compiled, "kernel: reason" of each
+    that no schedule rule covers."""
+
+    kernels: int
+    compiled: int
+    uncovered: tuple[str, ...] = ()
+
+
+class ObjectCache:
+    """Objects by the content of what they were compiled from; each entry starts with the digest of the rest."""
+
+    def __init__(self, folder: Path | None = None, most: int = MOST_OBJECTS) -> None:
+        self._folder, self._most = folder or cache_folder() / "objects", most
+
+    def restore(self, key: str) -> Object | None:
+        """The object of a key; None if there is none, or if it is not whole any more and was dropped."""
+        path = self._folder / (key + SUFFIX)
+        try:
+            entry = path.read_bytes()
+        except OSError:
+            return None
+        digest, rest = entry[:DIGEST_BYTES], entry[DIGEST_BYTES:]
+        if not rest or _digest(rest) != digest:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        reason, _, data = rest.partition(b"\0")
+        return Object(data, reason.decode())
+
+    def keep(self, objects: Mapping[str, Object]) -> None:
+        """Keep objects by key; a full or unwritable disk keeps none, and nothing else happens."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for key, made in objects.items():
+                self._write(key, made.reason.replace("\0", " ").encode() + b"\0" + made.data)
+            self._drop_old()
+        except OSError:
+            return
+
+    def _write(self, key: str, rest: bytes) -> None:
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_digest(rest) + rest)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(
+                self._folder / (key + SUFFIX)
+            )  # whole or not at all; a name that is taken holds the same
+        except OSError:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+
+    def _drop_old(self) -> None:
+        entries = [e for e in os.scandir(self._folder) if e.name.endswith(SUFFIX)]
+        if len(entries) <= self._most:
+            return
+        used: list[tuple[float, str]] = []
+        for entry in entries:
+            with suppress(OSError):  # dropped by another process meanwhile
+                used.append((entry.stat().st_mtime, entry.path))
+        for _, path in sorted(used)[: self._most // 4]:
+            with suppress(OSError):
+                Path(path).unlink()
+        for left in self._folder.glob(".new-*"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    left.unlink()
+
+
+def kernel_id(function: Any) -> str:
+    """A content id of a PrimFunc that no name of a variable changes, the same in every process.
+
+    Of TVMScript with variables numbered by their first mention, which is exact but for the digits of a float, and of
+    the structural hash, which is exact in those.
+    """
+    import tvm_ffi
+
+    anonymous = function.without_attr("global_symbol") if "global_symbol" in (function.attrs or {}) else function
+    structure = tvm_ffi.structural_hash(anonymous) & (2**64 - 1)
+    return content_id([numbered(anonymous.script(show_meta=True)), structure])
+
+
+def numbered(script: str) -> str:
+    """TVMScript with every name of a variable replaced by the order in which it is first mentioned.
+
+    What stands after a dot, in quotes, or before the `=` of a keyword argument is no variable.
+    """
+    numbers: dict[str, str] = {}
+
+    def number(found: re.Match[str]) -> str:
+        word = found[2]
+        if word is None or word in KEPT_WORDS:
+            return found[0]
+        return numbers.setdefault(word, f"v{len(numbers)}")
+
+    return _WORD.sub(number, script)
+
+
+def link_library(
+    module: Any,
+    target: Any,
+    path: Path,
+    compiler: str | None = None,
+    kept: ObjectCache | None = None,
+    isa: Isa | None = None,
+) -> Linked:
+    """Link a module of fused PrimFuncs and the Relax main that calls them into a shared library.
+
+    With an `isa`, kernels that are not in the cache are scheduled by its rules first; without one they are compiled as
+    they are. `compiler` links for another processor. Raises RuntimeError with the linker's words.
+    """
+    import tvm
+    from tvm.relax import vm_build
+    from tvm.support import cc
+
+    kept, options = kept or ObjectCache(), pass_options(target)
+    module, names = with_content_names(without_reshapes(module))
+    keys = {symbol: object_key(symbol, target, options, isa) for symbol in names}
+    with tempfile.TemporaryDirectory(prefix="hwnas-link-") as folder:
+        scratch = Path(folder)
+        with tvm.transform.PassContext(opt_level=3, config=options):
+            known = {symbol: made for symbol, key in keys.items() if (made := kept.restore(key)) is not None}
+            fresh = {s: compile_object(module[s], s, target, scratch, isa) for s in names if s not in known}
+            builder, own, constants = _bytecode(module, names, target)
+        kept.keep({keys[symbol]: made for symbol, made in fresh.items()})
+        objects, libraries = known | fresh, []
+        for symbol, made in objects.items():
+            file = scratch / f"{symbol}.o"
+            file.write_bytes(made.data)
+            libraries.append(tvm.runtime.load_static_library(str(file), [symbol]))
+        linked = vm_build._ffi_api.VMLink(builder, target, own, libraries, constants)
+        linked.export_library(
+            str(path),
+            fcompile=cc.cross_compiler(compiler) if compiler else None,
+            fpack_imports=lambda made, _system, _prefix, inside: embed(packed_imports(made), Path(inside)),
+        )
+    uncovered = sorted(f"{names[symbol]}: {made.reason}" for symbol, made in objects.items() if made.reason)
+    return Linked(len(names), len(fresh), tuple(uncovered))
+
+
+def pass_options(target: Any) -> dict[str, Any]:
+    """TVM's PassContext options that kernels for a target are compiled with."""
+    return {"tirx.enable_buffer_level_predication": True} if isa_of(target).predication else {}
+
+
+def _bytecode(module: Any, symbols: Collection[str], target: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The builder that holds a module's bytecode, the code of functions that only staging makes, and the constants."""
+    import tvm
+    from tvm import relax
+    from tvm.relax import vm_build
+
+    with target:
+        staged = relax.get_pipeline("default")(module)
+    constants = dict((staged.attrs or {}).get("const_name_to_constant", {}))
+    builder = relax.ExecBuilder()
+    staged = vm_build._vmcodegen(builder, staged)
+    others = {v: f for v, f in staged.functions.items() if v.name_hint not in symbols}
+    own = tvm.tirx.build(tvm.IRModule(others), target=target) if others else None
+    return builder, own, constants
+
+
+def packed_imports(module: Any) -> Any:
+    """What a library carries of its imported modules (constants, bytecode), as TVM serialises them: n bytes."""
+    from tvm.runtime import _ffi_api
+
+    return _ffi_api.ModulePackImportsToTensor(module).numpy()
+
+
+def embed(blob: Any, folder: Path) -> str:
+    """Assembly that puts a blob (bytes, or an array of them) where TVM looks for a library's imports; returns its path.
+
+    An assembler copies 50 MB of weights in a twentieth of the time that LLVM takes to emit them as a constant.
+    """
+    with (folder / BLOB).open("wb") as file:
+        file.write(blob)
+    assembly = folder / "imports.s"
+    assembly.write_text(
+        f".section .rodata\n.global {BLOB_SYMBOL}\n.type {BLOB_SYMBOL}, %object\n.balign 16\n{BLOB_SYMBOL}:\n"
+        f'.incbin "{folder / BLOB}"\n.size {BLOB_SYMBOL}, {len(blob)}\n.section .note.GNU-stack,"",%progbits\n'
+    )
+    return str(assembly)
+
+
+def object_key(symbol: str, target: Any, options: Mapping[str, Any], isa: Isa | None = None) -> str:
+    """The id of an object: the kernel's content, and everything else that decides what it is compiled to."""
+    rules = None if isa is None else asdict(isa)
+    tvm_version = version("apache-tvm")
+    return content_id([symbol, str(target), tvm_version, VERSION, _sources(), sorted(map(str, options.items())), rules])
+
+
+def compile_object(function: Any, symbol: str, target: Any, scratch: Path, isa: Isa | None = None) -> Object:
+    """One PrimFunc under a symbol, scheduled by the rules of an `isa` if one is given."""
+    import tvm
+
+    reason = ""
+    if isa is not None:
+        function, reason = scheduled(function.with_attr("global_symbol", "main"), isa)
+    file = scratch / f"{symbol}.o"
+    module = tvm.IRModule({symbol: function.with_attrs({"global_symbol": symbol, "tirx.is_scheduled": True})})
+    tvm.tirx.build(module, target=target).write_to_file(str(file))
+    return Object(file.read_bytes(), reason)
+
+
+def without_reshapes(module: Any) -> Any:
+    """The module with kernels that only reshape as the views that the virtual machine makes of them for nothing."""
+    import tvm
+    from tvm import relax
+
+    passes = relax.transform
+    return tvm.transform.Sequential([passes.RewriteDataflowReshape(), passes.DeadCodeElimination()])(module)
+
+
+def with_content_names(module: Any) -> tuple[Any, dict[str, str]]:
+    """The module with each PrimFunc named by its content, equal ones only once; and those names -> the first before."""
+    import tvm
+    from tvm import relax
+
+    renamed: dict[str, Any] = {}
+    functions: dict[Any, Any] = {}
+    by_symbol: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for variable, function in module.functions.items():
+        if not isinstance(function, tvm.tirx.PrimFunc):
+            continue
+        symbol = f"hw_{kernel_id(function)}"
+        if symbol not in by_symbol:
+            fresh = tvm.ir.GlobalVar(symbol)
+            relax.expr._update_type(fresh, variable.ty)
+            by_symbol[symbol], names[symbol] = fresh, variable.name_hint
+            functions[fresh] = function.without_attr("global_symbol")
+        renamed[variable.name_hint] = by_symbol[symbol]
+
+    @relax.expr_functor.mutator
+    class Rename(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_global_var_(self, variable: Any) -> Any:
+            return renamed.get(variable.name_hint, variable)
+
+    for variable, function in module.functions.items():
+        if not isinstance(function, tvm.tirx.PrimFunc):
+            functions[variable] = Rename().visit_expr(function)
+    return tvm.IRModule(functions, attrs=module.attrs), names
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+@cache
+def _sources() -> str:
+    """A digest of the rules' sources: a kernel that calls an intrinsic of ours changes with what that does."""
+    here = Path(__file__).parent
+    return content_id([hashlib.blake2b(f.read_bytes()).hexdigest() for f in sorted(here.glob("*.py"))])

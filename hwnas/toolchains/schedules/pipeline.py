@@ -1,0 +1,130 @@
+"""ONNX to scheduled TensorIR: import, layout, legalise, fuse, and one schedule rule for each fused kernel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from hwnas.toolchains.schedules.importer import import_onnx
+from hwnas.toolchains.schedules.isa import Isa, isa_of
+from hwnas.toolchains.schedules.layouts import Order, channels_last_network
+from hwnas.toolchains.schedules.quantised import integrate
+from hwnas.toolchains.schedules.rules import legalisations, scheduled
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Interface = Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A module ready for `compile_module`, and what is to know about its kernels.
+
+    `uncovered`: "kernel: reason" of each kernel without a schedule; `layout_transforms`: transposes that are left;
+    `input_axes` and `output_axes`: for each parameter and result of `main` the order in which the network's axes lie
+    in memory, such as (0, 2, 3, 1), None where that is the network's own.
+    """
+
+    module: Any
+    isa: Isa
+    kernels: tuple[str, ...]
+    uncovered: tuple[str, ...]
+    layout_transforms: int
+    input_axes: tuple[Order | None, ...]
+    output_axes: tuple[Order | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A module of fused PrimFuncs that no rule has scheduled yet; fields as in `Lowered`."""
+
+    module: Any
+    layout_transforms: int
+    input_axes: tuple[Order | None, ...]
+    output_axes: tuple[Order | None, ...]
+
+
+def lower(onnx: ModelProto, target: Any, interface: Interface = "NCHW") -> Lowered:
+    """Lower a network for a TVM target; with interface "NHWC", images enter and leave `main` channels last.
+
+    Raises what the importer raises for operators that it does not know.
+    """
+    isa = isa_of(target)
+    found = fused(onnx, isa, target, interface)
+    module, uncovered = apply_rules(found.module, isa)
+    kernels = tuple(sorted(name.name_hint for name, function in module.functions.items() if _is_kernel(function)))
+    return Lowered(module, isa, kernels, uncovered, found.layout_transforms, found.input_axes, found.output_axes)
+
+
+def fused(onnx: ModelProto, isa: Isa, target: Any, interface: Interface = "NCHW") -> Fused:
+    """Import a network and lower it to fused PrimFuncs, its weights packed, none of its kernels scheduled."""
+    import tvm
+    from tvm import relax
+
+    passes = relax.transform
+    with target:
+        imported = import_onnx(*integrate(onnx, isa))
+        module = passes.CanonicalizeBindings()(passes.DecomposeOpsForInference()(imported))
+        laid = channels_last_network(module, interface == "NHWC")
+        lowering = [
+            passes.Normalize(),
+            passes.CanonicalizeBindings(),
+            *([passes.FoldConstant(), passes.CanonicalizeBindings()] if laid.constant_calls else []),  # takes its time
+            passes.EliminateCommonSubexpr(),
+            passes.DeadCodeElimination(),
+            passes.LegalizeOps(legalisations(isa)),
+            passes.DeadCodeElimination(),  # transposes that a product reads through
+            passes.AnnotateTIROpPattern(),
+            passes.FuseOps(),
+            passes.FuseTIR(),
+            passes.DeadCodeElimination(),
+        ]
+        module = tvm.transform.Sequential(lowering)(laid.module)
+    return Fused(module, transposes(module), laid.input_axes, laid.output_axes)
+
+
+def apply_rules(module: Any, isa: Isa) -> tuple[Any, tuple[str, ...]]:
+    """Schedule every kernel of a module; also "kernel: reason" for each that no rule covers."""
+    uncovered = []
+    module = module.clone() if hasattr(module, "clone") else module
+    for name, function in list(module.functions.items()):
+        if not _is_kernel(function):
+            continue
+        result, reason = scheduled(function.with_attr("global_symbol", "main"), isa)
+        if reason:
+            uncovered.append(f"{name.name_hint}: {reason}")
+        else:
+            result = result.with_attr("tirx.is_scheduled", True)
+        module.update_func(name, result.without_attr("global_symbol"))
+    return module, tuple(sorted(uncovered))
+
+
+def compile_module(lowered: Lowered, target: Any) -> Any:
+    """The executable of a lowered module."""
+    import tvm
+
+    options = {"tirx.enable_buffer_level_predication": True} if lowered.isa.predication else {}
+    with tvm.transform.PassContext(opt_level=3, config=options):
+        return tvm.compile(lowered.module, target=target)
+
+
+def transposes(module: Any) -> int:
+    """How many calls of `main` run a kernel that does nothing but permute dimensions."""
+    from tvm import relax
+
+    found = []
+
+    def visit(expression: Any) -> None:
+        if isinstance(expression, relax.Call) and getattr(expression.op, "name", "") == "relax.call_tir":
+            found.append(re.fullmatch(r"transpose\d*", expression.args[0].name_hint) is not None)
+
+    relax.analysis.post_order_visit(module["main"], visit)
+    return sum(found)
+
+
+def _is_kernel(function: Any) -> bool:
+    import tvm
+
+    return isinstance(function, tvm.tirx.PrimFunc)

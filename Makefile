@@ -34,8 +34,8 @@ lint: $(VENV)/test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/test
-	for b in tests/bench/bench_*.py tests/bench/compiled/bench_*.py; do $(BIN)/python $$b || exit 1; done
-	for b in host int8 random demo; do $(BIN)/python -m tests.bench.compiled.bench_$$b; done
+	for b in tests/bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	for b in host int8 random demo aarch64 cortex_m; do $(BIN)/python -m tests.bench.compiled.bench_$$b; done
 
 clean:
 	rm -rf $(VENV) demo-out build dist

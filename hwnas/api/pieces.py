@@ -123,7 +123,7 @@ def plan_profile(
         label, network = (source.name, load_onnx(source, shapes)) if isinstance(source, Path) else ("network", source)
         subjects = network_subjects(label, network, chain.rules)
     protocol = protocol_name(device.protocol.model_dump(mode="json"))
-    path = table_path(tables, device.name, device.fidelity, chain.name, protocol)
+    path = table_path(tables, device.name, device.fidelity, chain.name, protocol, device.tuned(chain.name))
     done: frozenset[str] = frozenset()
     if resume and path.exists():
         table = LatencyTable.read(path)

@@ -209,7 +209,7 @@ def _fitted(
         fitted = load_network_predictor(predictor)
         return fitted, api.load_toolchain(toolchain or fitted.workloads.toolchain or device.toolchains[0], device)
     chain = api.load_toolchain(toolchain or device.toolchains[0], device)
-    path = table_path(tables, device.name, device.fidelity, chain.name)
+    path = table_path(tables, device.name, device.fidelity, chain.name, tuned=device.tuned(chain.name))
     if not path.exists():
         raise ConfigError(
             f"there is no table {path}; run: hwnas profile {device.name} --space SPACE --toolchain {chain.name}"

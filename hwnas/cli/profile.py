@@ -12,7 +12,9 @@ import typer
 from rich.markup import escape
 
 from hwnas import api, units
+from hwnas.api.tuning import tunable
 from hwnas.cli.render import log, out, print_table, progress, uncovered_kernels
+from hwnas.cli.tuning import tune_first
 from hwnas.core.measurement import Failure, Samples
 from hwnas.core.workload import Workload
 from hwnas.errors import EXIT_NO, ConfigError, Interrupted
@@ -22,11 +24,19 @@ from hwnas.profiling.measure import sustained
 from hwnas.profiling.profiler import Checked, Event, Finished, Measured, Opened
 from hwnas.tables.exchange import counts, uncovered
 from hwnas.tables.table import LatencyTable
+from hwnas.toolchains.tvm import TvmToolchain
 
 READING_GUESS_S = 0.06
 """Seconds a subject takes, before anything was measured (for --dry-run)."""
 
 
+TUNE_HELP = (
+    "First spend so many trials on faster schedules for the heaviest kernels of the network, or of a few networks of "
+    "the space; then build with them, into a table of its own. Only through TVM on this computer. A trial takes about "
+    "half a second and a kernel gets 16 or more; few kernels become faster than the rules have them. Results are kept "
+    "for all networks in the cache folder, a second run goes on with other kernels, and a device file with options: "
+    "{tvm: {tuned: true}} builds with them too. Default 0: no tuning."
+)
 SHAPE_HELP = "The shape of an input that the ONNX file leaves open, input=1x3x224x224; may repeat."
 
 
@@ -88,6 +98,7 @@ def profile(
         typer.Option("--sustained", help="Load the board so long first, such as 10min, and take the 95th percentile."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the plan.")] = 0,
+    tune: Annotated[int, typer.Option(min=0, help=TUNE_HELP, metavar="TRIALS")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
 ) -> None:
     """Measure workloads on a device: adaptive repeats, a drift check around each session, every row kept.
@@ -99,6 +110,8 @@ def profile(
     target = api.load_device(device)
     if heat is not None:
         target = sustained(target, units.parse(heat, "time"))
+    if tune:
+        target, toolchain = tunable(target, toolchain), TvmToolchain.name
     for_s = None if for_ is None else units.parse(for_, "time")
     source: Any = onnx if space is None else api.load_space(space, **settings_of(setting))
     for name in [toolchain] if toolchain else list(target.toolchains):
@@ -120,9 +133,12 @@ def profile(
                 f"{target.name} through {name}: {todo.plan.left} subjects to measure "
                 f"({len(todo.subjects.known)} workloads and {len(todo.subjects.networks)} networks in all), "
                 f"about {units.show(todo.plan.left * READING_GUESS_S, 'time')} without building, into {todo.table}"
+                + (f", after at most {tune} trials of tuning" if tune else "")
             )
             continue
         try:
+            if tune:
+                tune_first(todo, tune, json)
             _follow(todo, for_s, json)
         except KeyboardInterrupt:
             raise Interrupted(resume_command(sys.argv)) from None

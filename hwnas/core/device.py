@@ -166,6 +166,10 @@ class Device(BaseModel):
         """The first memory of that use."""
         return next((m for m in self.memories if m.use == use), None)
 
+    def tuned(self, toolchain: str) -> bool:
+        """Whether the toolchain builds with tuned schedules for this device (option `tuned`, default false)."""
+        return bool(self.options.get(toolchain, {}).get("tuned", False))
+
     def threads(self, toolchain: str) -> int:
         """How many threads the toolchain runs with on this device (option `threads`, default 1)."""
         return int(self.options.get(toolchain, {}).get("threads", 1))

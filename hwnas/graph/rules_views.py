@@ -20,8 +20,7 @@ def groups(graph: View) -> list[list[int]]:
     for k, group in enumerate(found):
         reader = _sole_product(graph, group)
         if reader is not None:
-            target = found[owner[reader]]
-            target += group
+            found[owner[reader]] += group
             owner.update(dict.fromkeys(group, owner[reader]))
             found[k] = []
     return [sorted(group) for group in found if group]

@@ -196,9 +196,15 @@ def merge(a: LatencyTable, b: LatencyTable) -> LatencyTable:
     return merged
 
 
-def table_path(folder: Path, device: str, fidelity: Fidelity, toolchain: str, protocol: str | None = None) -> Path:
-    """Where a device's table is kept: FOLDER/DEVICE/FIDELITY-TOOLCHAIN.jsonl, with -PROTOCOL but for the default one."""
-    return folder / device / f"{'-'.join(filter(None, (fidelity, toolchain, protocol)))}.jsonl"
+def table_path(
+    folder: Path, device: str, fidelity: Fidelity, toolchain: str, protocol: str | None = None, tuned: bool = False
+) -> Path:
+    """Where a device's table is kept: FOLDER/DEVICE/FIDELITY-TOOLCHAIN.jsonl.
+
+    Before .jsonl stand -tuned where the toolchain builds with tuned schedules, and -PROTOCOL but for the default one.
+    """
+    parts = (fidelity, toolchain, "tuned" if tuned else None, protocol)
+    return folder / device / f"{'-'.join(filter(None, parts))}.jsonl"
 
 
 def _put(known: dict[str, Any], key: str, item: Any) -> bool:

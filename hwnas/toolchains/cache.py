@@ -23,6 +23,7 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Toolchain
 from hwnas.digest import canonical_json, content_id, digest_bytes
 from hwnas.errors import DataError
+from hwnas.toolchains.schedules.tuned import database_state
 
 HOW_IT_IS_MEASURED = ("protocol", "summary", "meter", "runner", "emulator", "rpc")
 """Parts of a device that decide nothing about what is built for it."""
@@ -46,6 +47,8 @@ class ArtifactCache:
         described = device.model_dump(mode="json", by_alias=True, exclude=set(HOW_IT_IS_MEASURED))
         versions = {name: compiler_version(name) for name in compilers(toolchain.name, device)}
         built_by = [toolchain.name, toolchain.version(), versions, _sources(), _processor()]
+        if device.tuned(toolchain.name):
+            built_by.append(database_state())
         return content_id([digest_bytes(network), described, *built_by])
 
     def restore(self, key: str, into: Path) -> bool:

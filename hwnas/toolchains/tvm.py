@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING, Any
 from hwnas.core.artifact import INPUTS, LIBRARY, write_artifact
 from hwnas.core.device import Device
 from hwnas.core.workload import Artifact
-from hwnas.errors import BuildError, ConfigError, UnsupportedOperator
+from hwnas.errors import BuildError, ConfigError, HwnasError, UnsupportedOperator
 from hwnas.graph.analysis import analyse
 from hwnas.graph.workloads import is_channels_last
-from hwnas.toolchains.schedules import SCHEDULE, VERSION
+from hwnas.toolchains.schedules import SCHEDULE, TUNED, VERSION
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
+
+    from hwnas.toolchains.schedules.tuning import Event
 
 PAIR = {"apache-tvm": "0.27.0", "apache-tvm-ffi": "0.1.14"}
 KEY = "options.tvm"
 TARGETS = ("native", "cross")
 OTHER_NAMES = ("i486", "i586", "i686", "amd64", "arm64")
 """Architectures in triples that LLVM lists by another name."""
-TARGET_KEYS = ("target", "threads", "mtriple", "mcpu", "mattr", "compiler")
+TARGET_KEYS = ("target", "threads", "mtriple", "mcpu", "mattr", "compiler", "tuned")
+MOST_THREADS = 1024
 # In the onnx importer, but without an implementation, or imported to something that cannot be compiled.
 QUANTISED = "onnx operators of quantised arithmetic are not imported; export the network as QDQ instead"
 
@@ -80,6 +83,18 @@ def cpu_target(options: dict[str, Any]) -> Any:
         if feature.startswith("+") and feature[1:] not in features:
             raise ConfigError("LLVM knows no such feature", key=f"{KEY}.mattr", given=feature[1:], allowed=features)
     return target
+
+
+def uses_tuned(options: Mapping[str, Any]) -> bool:
+    """Whether a device's options ask for tuned schedules. Raises ConfigError where there can be none."""
+    tuned = options.get("tuned", False)
+    if not isinstance(tuned, bool):
+        raise ConfigError("has to be true or false", key=f"{KEY}.tuned", given=tuned)
+    if tuned and options.get("target", "native") != "native":
+        raise ConfigError(
+            "schedules are tuned for this computer's processor alone (target: native)", key=f"{KEY}.tuned"
+        )
+    return tuned
 
 
 def linker(options: dict[str, Any]) -> str | None:
@@ -137,20 +152,31 @@ class TvmToolchain:
                 raise ConfigError("unknown option", key=f"{KEY}.{key}", given=key, allowed=TARGET_KEYS)
         if options["target"] not in TARGETS:
             raise ConfigError("unknown target", key=f"{KEY}.target", given=options["target"], allowed=TARGETS)
-        os.environ["TVM_NUM_THREADS"] = str(options["threads"])
+        threads = options["threads"]
+        if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MOST_THREADS:
+            raise ConfigError(f"is a number from 1 to {MOST_THREADS}", key=f"{KEY}.threads", given=threads)
+        features = options.get("mattr", [])
+        if not isinstance(features, list | tuple) or not all(isinstance(f, str) for f in features):
+            raise ConfigError("is a list such as ['+dotprod']", key=f"{KEY}.mattr", given=features)
+        uses_tuned(options)
+        os.environ["TVM_NUM_THREADS"] = str(threads)
         for node in onnx.graph.node:
             if reason := self.unsupported(node):
                 raise UnsupportedOperator(f"{node.op_type} ({node.name or 'unnamed'})", reason)
         from hwnas.toolchains.schedules.isa import isa_of
         from hwnas.toolchains.schedules.objects import link_library
         from hwnas.toolchains.schedules.pipeline import fused
+        from hwnas.toolchains.schedules.tuned import TunedSchedules, named
 
         into.mkdir(parents=True, exist_ok=True)
         target, compiler = cpu_target(options), linker(options)
+        isa = isa_of(target)
         try:
-            isa = isa_of(target)
             network = fused(onnx, isa, target, "NHWC" if is_channels_last(onnx) else "NCHW")
-            linked = link_library(network.module, target, into / LIBRARY, compiler, isa=isa)
+            tuned = TunedSchedules(str(target)) if uses_tuned(options) else None
+            linked = link_library(network.module, target, into / LIBRARY, compiler, isa=isa, tuned=tuned)
+        except HwnasError:
+            raise
         except Exception as error:  # TVM raises many classes; what they say is what the user needs
             raise BuildError("tvm", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
         write_inputs(onnx, into, network.input_axes, network.output_axes)
@@ -160,13 +186,40 @@ class TvmToolchain:
                 toolchain=self.name,
                 version=self.version(),
                 options=options,
-                schedule=SCHEDULE,
+                schedule=SCHEDULE if tuned is None else TUNED,
                 flash_bytes=(into / LIBRARY).stat().st_size,
-                uncovered=linked.uncovered,
+                uncovered=(*network.uncovered, *linked.uncovered),
                 kernels=linked.kernels,
                 layout_transforms=network.layout_transforms,
+                code=(*named(linked.tuned), *(tuned.faults if tuned is not None else ())),
             )
         )
+
+
+def tuning(
+    networks: Sequence[ModelProto], device: Device, trials: int, seed: int = 0, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Tune the heaviest kernels of networks for a device that is this computer (`schedules.tuning`).
+
+    Raises UnsupportedOperator, or BuildError for what cannot be lowered.
+    """
+    check_versions()
+    options = {"threads": 1, "target": "native", **device.options.get(TvmToolchain.name, {})}
+    os.environ["TVM_NUM_THREADS"] = str(options["threads"])
+    for network in networks:
+        for node in network.graph.node:
+            if reason := TvmToolchain().unsupported(node):
+                raise UnsupportedOperator(f"{node.op_type} ({node.name or 'unnamed'})", reason)
+    from hwnas.toolchains.schedules.tuned import TunedSchedules
+    from hwnas.toolchains.schedules.tuning import tune
+
+    target = cpu_target(options)
+    try:
+        yield from tune(networks, target, trials, TunedSchedules(str(target)), seed, stop)
+    except HwnasError:
+        raise
+    except Exception as error:  # as in `TvmToolchain.build`
+        raise BuildError("tvm", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
 
 
 def write_inputs(

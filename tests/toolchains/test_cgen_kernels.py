@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hwnas.config import load_device
 from hwnas.runners.firmware import FirmwareRunner
 from hwnas.toolchains.cgen import CgenToolchain
-from hwnas.toolchains.cgen.kernels import FAMILIES, Core, Request, choose
+from hwnas.toolchains.cgen.emit import PREFACE
+from hwnas.toolchains.cgen.kernels import FAMILIES, Core, Request, c_source, choose
 from hwnas.toolchains.cgen.kernels.planes import LEAST_LINES, SCRATCH_BYTES, strips
 from hwnas.toolchains.cgen.kernels.products import Geometry, block_params, blocked
 from hwnas.toolchains.cgen.program import Step, read_program
@@ -104,11 +105,11 @@ def test_boards_give_the_same_integers(board: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """The C files of many shapes, by core."""
+    """The C files of shapes of every kind, by core."""
     folder, found = tmp_path_factory.mktemp("sources"), {}
     for core in ("scalar", "dsp"):
-        found[core] = [folder / f"{core}{k}.c" for k in range(len(BOARDS) + len(KINDS))]
-        for path, shape in zip(found[core], [*BOARDS, *drawn(len(KINDS), seed=21)]):
+        found[core] = [folder / f"{core}{k}.c" for k in range(len(BOARDS))]
+        for path, shape in zip(found[core], BOARDS):
             path.write_text(generate(case(shape, GRIDS["int8"]).network, core)[0].source)
     return found
 
@@ -124,6 +125,25 @@ def test_kernels_compile_whatever_registers_are_left(
          f"-I{header_path().parent}", "-c", *sources[core]],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "arm-none-eabi-gcc -mthumb -mcpu=cortex-m4"])
+def test_all_kernels_stand_in_one_file(compiler: str, tmp_path: Path) -> None:
+    """A network may need any of them at once: no two declare the same name."""
+    listed = [
+        source
+        for core in FAMILIES
+        for shape in [*BOARDS, replace(DEPTHWISE, groups=1)]
+        for grids in (GRIDS["int8"], GRIDS["uint8-powers"])
+        if (micro := only_step(shape, grids, core).micro) is not None
+        for source in micro.sources
+    ]
+    assert {"conv_dsp.h", "conv_scalar.h", "mve_conv.h"} <= set(listed)
+    first = ["scalar.h", "dsp.h", "clamp_dsp.h", "rescale_dsp.h", "mve.h"]
+    (tmp_path / "all.c").write_text(PREFACE + "".join(c_source(name) for name in dict.fromkeys([*first, *listed])))
+    command = [*compiler.split(), "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{header_path().parent}"]
+    done = subprocess.run([*command, "-c", "all.c"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

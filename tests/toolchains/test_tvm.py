@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hwnas.core.artifact import LIBRARY, read_artifact
 from hwnas.core.device import Device
 from hwnas.core.interfaces import SearchSpace
 from hwnas.core.workload import Artifact
+from hwnas.errors import ConfigError
 from hwnas.graph.fusion import split
 from hwnas.graph.session import open_session
 from hwnas.graph.workloads import materialize
@@ -26,6 +28,7 @@ from hwnas.spaces.cell import CellSpace
 from hwnas.spaces.mbconv import mbconv_micro, mbconv_mobile
 from hwnas.toolchains.builder import BuildPool
 from hwnas.toolchains.schedules import SCHEDULE, VERSION
+from hwnas.toolchains.tvm import TvmToolchain
 
 SPACES: dict[str, SearchSpace] = {
     "cell": CellSpace(resolution=16, cells=1), "mbconv-micro": mbconv_micro(),
@@ -116,22 +119,36 @@ def test_threads_share_the_loops_of_what_takes_long(tmp_path: Path) -> None:
         shared.close()
 
 
-def test_what_no_rule_covers_is_named_and_computed_all_the_same(board: LocalBoard, tmp_path: Path) -> None:
-    """The rule for convolutions is broken in a process of its own, which builds."""
+@pytest.mark.parametrize("part", ["RULES", "LEGAL"])
+def test_what_no_rule_covers_is_named_and_computed_all_the_same(part: str, board: LocalBoard, tmp_path: Path) -> None:
+    """The rule or the legalisation of convolutions is broken in a process of its own, which builds."""
     code = (
         "import sys, onnx; from pathlib import Path; from hwnas.config import load_device;"
         "from hwnas.toolchains.schedules import convolution; from hwnas.toolchains.tvm import TvmToolchain\n"
-        "def broken(schedule, isa, anchor): raise ValueError('no tile')\n"
-        "convolution.RULES = {name: broken for name in convolution.RULES}\n"
+        "def broken(*given): raise ValueError('no tile')\n"
+        "if sys.argv[3] == 'RULES': convolution.RULES = dict.fromkeys(convolution.RULES, broken)\n"
+        "else: convolution.LEGAL = dict.fromkeys(convolution.LEGAL, lambda isa: broken)\n"
         "TvmToolchain().build(onnx.load(sys.argv[1]), load_device('host'), Path(sys.argv[2]))"
     )
     model = network("cell")
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "net.onnx", tmp_path / "built"], check=True, timeout=300,
+        [sys.executable, "-c", code, tmp_path / "net.onnx", tmp_path / "built", part], check=True, timeout=300,
         env={**os.environ, "HWNAS_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     artifact = read_artifact(tmp_path / "built")
     assert 0 < len(artifact.uncovered) < (artifact.kernels or 0)
     assert all("ValueError: no tile" in name for name in artifact.uncovered)
     assert_computes(board, artifact, model)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"threads": 0}, "from 1 to 1024"), ({"threads": "two"}, "from 1 to 1024"), ({"threads": True}, "from 1 to 1024"),
+    ({"mattr": "+neon"}, "is a list such as"), ({"target": "gpu"}, "unknown target"), ({"cpu": "a72"}, "unknown option"),
+    ({"target": "cross", "mtriple": "riscv64-linux-gnu", "compiler": sys.executable}, "no core of isa.yaml is near it"),
+])  # fmt: skip
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    host = load_device("host")
+    device = host.model_copy(update={"options": {"tvm": options}})
+    with pytest.raises(ConfigError, match=message):
+        TvmToolchain().build(network("cell"), device, tmp_path)

@@ -23,10 +23,11 @@ WIDENED = {"float32": "(double)", "int32": "(long)", "int64": "(long long)"}
 
 _MAKEFILE = """\
 # The example on this computer: make && ./example < input.bin
-# In a firmware of your own: compile network.c with your flags (-O2 or -O3, and -ffp-contract=off to get the same bits
-# on every core), put this folder on the include path, and link libm.
+# In a firmware of your own: compile network.c as C99 or later with your flags (-Os, -O2 or -O3; -O0 makes it
+# large, and the assembly for MVE is not built with -Og; and -ffp-contract=off to get the same bits on every core), put
+# this folder on the include path, and link libm. An image of several networks for MVE is linked without -flto.
 CFLAGS ?= -O2
-CFLAGS += -std=c99 -Wall -ffp-contract=off
+CFLAGS += -std=c11 -Wall -ffp-contract=off
 
 example: main.o network.o
 \t$(CC) $(LDFLAGS) -o $@ $^ -lm
@@ -91,17 +92,17 @@ extern const hwnas_network {network};
 
 {_tensors(layout)}
 /* Activations and scratch memory: nothing else is needed in RAM but a small stack. */
-static union {{ uint8_t bytes[{max(16, layout["arena_bytes"])}]; int64_t align; }} arena;
-static union {{ uint8_t bytes[{max(16, layout["workspace_bytes"])}]; int64_t align; }} workspace;
+static _Alignas(16) uint8_t arena[{max(16, layout["arena_bytes"])}];
+static _Alignas(16) uint8_t workspace[{max(16, layout["workspace_bytes"])}];
 
 int main(void) {{
   const hwnas_network *network = &{network};
   for (int i = 0; i < network->inputs; i++) {{
-    uint8_t *input = arena.bytes + network->input[i].offset;
+    uint8_t *input = arena + network->input[i].offset;
     if (fread(input, 1, network->input[i].bytes, stdin) != network->input[i].bytes) return 2;
   }}
-  if (hwnas_run(network, arena.bytes, workspace.bytes)) return 1;
-  const {kind} *result = (const {kind} *)(arena.bytes + network->output[0].offset);
+  if (hwnas_run(network, arena, workspace)) return 1;
+  const {kind} *result = (const {kind} *)(arena + network->output[0].offset);
   for (int i = 0; i < {count}; i++) printf("{SPECIFIERS[output["dtype"]]}\\n", {given});
   return 0;
 }}

@@ -46,8 +46,6 @@ def _calling(group: Group, kernel: Kernel) -> Any:
     """A PrimFunc that calls the C function of a micro-kernel."""
     from tvm import tirx
 
-    if kernel.prim is not None:
-        return kernel.prim()
     kinds = [(prod(a.shape), a.grid.dtype if a.grid else "float32") for a in group.activations]
     kinds += [(array.values.size, str(array.values.dtype)) for array in kernel.arrays]
     kinds.append((prod(group.result.shape), group.result.grid.dtype if group.result.grid else "float32"))

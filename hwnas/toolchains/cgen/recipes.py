@@ -309,7 +309,7 @@ def _quantize(graph: View, group: Group) -> Recipe | None:
     power = exponents is not None
     low, high = grid.limits
     zero = _zero(group.result)
-    # multiplying by the reciprocal of a power of two is exact, and one cycle where a division is many
+    # multiplying by the reciprocal of a power of two is exact, and spares a division
     scale = 1 / grid.scale[0] if power else grid.scale[0]
     floats = Array(np.array([scale, low - zero, high - zero], np.float32))
     numbers = {"zero": zero, "scale": grid.scale[0], "exponent": None if exponents is None else int(exponents[0])}

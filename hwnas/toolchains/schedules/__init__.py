@@ -8,3 +8,5 @@ from __future__ import annotations
 
 VERSION = 1
 SCHEDULE = f"hwnas-cpu-{VERSION}"
+TUNED = f"{SCHEDULE}+tuned"
+"""The same with whatever tuning found on top (`tuning`)."""

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 HEAVY = ("tirx.exp", "tirx.log", "tirx.tanh", "tirx.sigmoid", "tirx.erf", "tirx.sqrt", "tirx.rsqrt", "tirx.pow")
-"""Calls that cost several operations of a vector."""
+"""Calls that take several operations of a vector."""
 COMPARISONS = ("LT", "LE", "GT", "GE", "EQ", "NE")
 
 

@@ -50,7 +50,7 @@ def word_dot(isa: Isa) -> Dot:
     if isa.dot in ("vnni", "vnni256"):
         lanes = 16 if isa.dot == "vnni" else 8
         return Dot("vpdpwssd", lanes, 2, "int16", "int16", _intrinsic("vpdpwssd", lanes))
-    if isa.dot in ("madd", "maddubs"):
+    if isa.dot == "madd":
         return Dot("vpmaddwd", isa.lanes, 2, "int16", "int16", _intrinsic("vpmaddwd", isa.lanes), 2)
     return Dot("smlal", isa.lanes, 1, "int16", "int16", None)
 

@@ -28,7 +28,7 @@ class Kernel:
 
     With `images`, sources and result of rank 4 have their channels last. `shape` is the result's as computed, which
     differs from its shape in the network in how axes are split; `pattern` says what Relax may fuse it with.
-    A `flat` kernel takes its one source as a row of bytes, and `compute` makes its PrimFunc with no schedule to come.
+    `source` is the shape in which it takes its operand, None for the network's own. A `flat` kernel takes its one source as a row of bytes, and `compute` makes its PrimFunc with no schedule to come.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Kernel:
     images: bool
     pattern: int = OPAQUE
     flat: bool = False
+    source: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.graph.view import View
-from hwnas.toolchains.schedules.dot import Dot, byte_dot, row_dot, word_dot
+from hwnas.toolchains.schedules.dot import Dot, Rows, byte_dot, row_dot, word_dot
 from hwnas.toolchains.schedules.geometry import Window
 from hwnas.toolchains.schedules.integer import Kernel, channels_last, finish_of, step_of
 from hwnas.toolchains.schedules.integer_depthwise import columns_of, depthwise
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hwnas.toolchains.cgen.quantised import Group
 
 SUM_LIMIT = 2**31
+EXACT_FLOAT = 2**24
+"""Whole numbers below this are exact in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,18 @@ def dense(graph: View, group: Group, isa: Isa) -> Kernel | None:
     *lead, rows, depth = source.shape
     window = Window(1, prod(lead), rows, depth, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
     folded = Folded(folded.weights.reshape(-1, depth, 1, 1), folded.bias, folded.factors)
-    return _kernel("hwq_dense", group, Product(window, len(folded.weights)), folded, isa, group.result.shape, False)
+    product = Product(window, len(folded.weights))
+    if all(size == 1 for size in lead[:-1]):
+        return _kernel("hwq_dense", group, product, folded, isa, group.result.shape, False)
+    # The epilogue follows block by block only where a row is one axis of the result: several batches become one.
+    merged = (prod(lead), rows)
+    kernel = _kernel("hwq_dense", group, product, folded, isa, (*merged, product.outputs), False)
+    return replace(kernel, source=(*merged, depth))
 
 
 def _kernel(
     name: str, group: Group, product: Product, folded: Folded, isa: Isa, shape: tuple[int, ...], images: bool
-) -> Kernel | None:
+) -> Kernel:
     grid = group.operands[0].grid
     assert grid is not None
     weights = folded.weights
@@ -136,6 +144,8 @@ def _depthwise(group: Group, window: Window, folded: Folded, isa: Isa) -> Kernel
     low, high = (int(weights.min(initial=0)), int(weights.max(initial=0)))
     if low < -128 or high > 127:
         return None
+    if rows.sums == "float32" and np.abs(weights.astype(np.int64)).sum((1, 2)).max(initial=0) * 255 >= EXACT_FLOAT:
+        rows = Rows(isa.lanes, 1, "int16", "int16", "int32", None)
     base = zero if rows.sums == "float32" or rows.data == "int16" else {"uint8": 0, "int8": -128}[grid.dtype]
     bias = folded.bias - (zero - base) * weights.reshape(len(weights), -1).sum(1)
     finish = finish_of(group)

@@ -16,7 +16,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from hwnas.graph.canonical import declare, empty_network
 from hwnas.graph.session import open_session
@@ -119,7 +119,7 @@ def table_of(graph: View, chain: Chain, source: Grid, result: Grid) -> np.ndarra
     kept: dict[str, None] = {}
     for i in chain.operators:
         operator = graph.operators[i]
-        network.graph.node.append(_written(operator))
+        network.graph.node.append(written(operator))
         kept |= dict.fromkeys(name for name in operator.inputs if name in graph.constants)
     for name in kept:
         values = graph.array(name)
@@ -134,8 +134,11 @@ def table_of(graph: View, chain: Chain, source: Grid, result: Grid) -> np.ndarra
     return found
 
 
-def _written(operator: Operator) -> Any:
-    node = helper.make_node(operator.op, list(operator.inputs), list(operator.outputs))
+def written(operator: Operator) -> NodeProto:
+    """An operator as a node of ONNX."""
+    node = NodeProto(op_type=operator.op, domain=operator.domain, name=operator.name)
+    node.input.extend(operator.inputs)
+    node.output.extend(operator.outputs)
     node.attribute.extend(helper.make_attribute(key, value) for key, value in operator.attributes.items())
     return node
 

@@ -17,9 +17,10 @@ class Isa:
     """The numbers of one core that tile sizes follow from.
 
     `lanes` fp32 values a vector register; `registers` vector registers; `loads`, `fma`, `issue` operations a cycle;
-    `latency` cycles of an FMA; `broadcast`: a scalar operand in memory costs no register; `predication`: stores take a
-    mask; `dot` the 8-bit dot product ("vnni" | "vnni256" | "madd" | "sdot" | "smlal" | None); `threads` of the build;
-    `reason` why this record stands in for the CPU asked for, empty where it was made for it.
+    `latency` cycles of an FMA; `broadcast`: a scalar operand in memory takes no register; `predication`: stores take a
+    mask; `dot` the 8-bit dot product ("vnni" | "vnni256" | "madd" | "sdot" | "smlal" | None); `l1_bytes` and `l2_bytes` of the
+    data caches; `threads` of the build; `reason` why this record stands in for the CPU asked for, empty where it was
+    made for it; `lookup` as in `lookup_of`.
     """
 
     name: str
@@ -75,7 +76,7 @@ def isa_of(target: Any) -> Isa:
     if triple.startswith(("aarch64", "arm64")):
         nearest = "cortex-a76" if "dotprod" in features else "cortex-a72"
     elif triple.startswith(("x86_64", "amd64")):
-        nearest = "x86-avx512" if "avx512f" in features else "x86-avx2"
+        nearest = "x86-avx512" if features >= {"avx512f", "avx512bw", "avx512vl"} else "x86-avx2"
     else:
         raise ConfigError("no core of isa.yaml is near it", key="target", given=asked, allowed=sorted(records()))
     isa = isa_named(nearest, threads)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from keyword import kwlist
@@ -26,10 +26,14 @@ from hwnas.digest import content_id
 from hwnas.toolchains.schedules import VERSION
 from hwnas.toolchains.schedules.isa import Isa, isa_of
 from hwnas.toolchains.schedules.rules import scheduled
+from hwnas.toolchains.schedules.traces import MisfitError, fitted, form_id
+from hwnas.toolchains.schedules.tuned import Tuned, TunedSchedules
 
 MOST_OBJECTS = 10_000
 """The objects used longest ago beyond this many are dropped, a quarter at a time; one has some 20 KB."""
 SUFFIX = ".object"
+PREFIX = "hw_"
+"""How the symbol of a kernel begins; its id follows."""
 DIGEST_BYTES = 32
 STALE_S = 3600.0
 """A file that was being written so long ago belongs to a process that was killed."""
@@ -49,15 +53,19 @@ class Object:
 @dataclass(frozen=True, slots=True)
 class Linked:
     """A library that was linked: its distinct kernels, how many of them had to be compiled, "kernel: reason" of each
-    that no schedule rule covers."""
+    that no schedule rule covers, and the entries of the tuned ones."""
 
     kernels: int
     compiled: int
     uncovered: tuple[str, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
 
 
 class ObjectCache:
-    """Objects by the content of what they were compiled from; each entry starts with the digest of the rest."""
+    """Objects by the content of what they were compiled from; each entry starts with the digest of the rest.
+
+    The digest finds entries that are not whole, not those that were forged: who may write the folder is trusted.
+    """
 
     def __init__(self, folder: Path | None = None, most: int = MOST_OBJECTS) -> None:
         self._folder, self._most = folder or cache_folder() / "objects", most
@@ -77,7 +85,7 @@ class ObjectCache:
         with suppress(OSError):
             os.utime(path)
         reason, _, data = rest.partition(b"\0")
-        return Object(data, reason.decode())
+        return Object(data, reason.decode(errors="replace"))
 
     def keep(self, objects: Mapping[str, Object]) -> None:
         """Keep objects by key; a full or unwritable disk keeps none, and nothing else happens."""
@@ -94,11 +102,8 @@ class ObjectCache:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(_digest(rest) + rest)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(
-                self._folder / (key + SUFFIX)
-            )  # whole or not at all; a name that is taken holds the same
+            # A name that is taken holds the same; what a crash of the machine leaves is dropped by its digest.
+            Path(name).replace(self._folder / (key + SUFFIX))
         except OSError:
             with suppress(OSError):
                 Path(name).unlink()
@@ -157,11 +162,13 @@ def link_library(
     compiler: str | None = None,
     kept: ObjectCache | None = None,
     isa: Isa | None = None,
+    tuned: TunedSchedules | None = None,
 ) -> Linked:
     """Link a module of fused PrimFuncs and the Relax main that calls them into a shared library.
 
-    With an `isa`, kernels that are not in the cache are scheduled by its rules first; without one they are compiled as
-    they are. `compiler` links for another processor. Raises RuntimeError with the linker's words.
+    With an `isa`, kernels that are not in the cache are scheduled by its rules first, or as `tuned` has them; without
+    one they are compiled as they are. `compiler` links for another processor. Raises RuntimeError with the linker's
+    words.
     """
     import tvm
     from tvm.relax import vm_build
@@ -169,12 +176,22 @@ def link_library(
 
     kept, options = kept or ObjectCache(), pass_options(target)
     module, names = with_content_names(without_reshapes(module))
-    keys = {symbol: object_key(symbol, target, options, isa) for symbol in names}
+    better = {} if tuned is None or isa is None else _tuned(module, names, tuned)
+    keys = {symbol: object_key(symbol, target, options, isa, better.get(symbol)) for symbol in names}
     with tempfile.TemporaryDirectory(prefix="hwnas-link-") as folder:
         scratch = Path(folder)
         with tvm.transform.PassContext(opt_level=3, config=options):
             known = {symbol: made for symbol, key in keys.items() if (made := kept.restore(key)) is not None}
-            fresh = {s: compile_object(module[s], s, target, scratch, isa) for s in names if s not in known}
+            fresh = {}
+            for symbol in names.keys() - known.keys():
+                try:
+                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa, better.get(symbol))
+                except MisfitError as error:
+                    assert tuned is not None
+                    tuned.faults.append(str(error))
+                    del better[symbol]
+                    keys[symbol] = object_key(symbol, target, options, isa)
+                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa)
             builder, own, constants = _bytecode(module, names, target)
         kept.keep({keys[symbol]: made for symbol, made in fresh.items()})
         objects, libraries = known | fresh, []
@@ -189,7 +206,13 @@ def link_library(
             fpack_imports=lambda made, _system, _prefix, inside: embed(packed_imports(made), Path(inside)),
         )
     uncovered = sorted(f"{names[symbol]}: {made.reason}" for symbol, made in objects.items() if made.reason)
-    return Linked(len(names), len(fresh), tuple(uncovered))
+    return Linked(len(names), len(fresh), tuple(uncovered), tuple(better.values()))
+
+
+def _tuned(module: Any, names: Mapping[str, str], tuned: TunedSchedules) -> dict[str, Tuned]:
+    """Symbol -> the entry that says how to schedule it, under the name that it has in this network."""
+    found = {symbol: tuned.find(form_id(module[symbol])) for symbol in names}
+    return {s: replace(t, name=names[s]) for s, t in found.items() if t is not None and t.schedule is not None}
 
 
 def pass_options(target: Any) -> dict[str, Any]:
@@ -235,19 +258,32 @@ def embed(blob: Any, folder: Path) -> str:
     return str(assembly)
 
 
-def object_key(symbol: str, target: Any, options: Mapping[str, Any], isa: Isa | None = None) -> str:
+def object_key(
+    symbol: str, target: Any, options: Mapping[str, Any], isa: Isa | None = None, tuned: Tuned | None = None
+) -> str:
     """The id of an object: the kernel's content, and everything else that decides what it is compiled to."""
+    from tvm.target import codegen
+
+    compiler = [version("apache-tvm"), int(codegen.llvm_version_major())]
     rules = None if isa is None else asdict(isa)
-    tvm_version = version("apache-tvm")
-    return content_id([symbol, str(target), tvm_version, VERSION, _sources(), sorted(map(str, options.items())), rules])
+    better = None if tuned is None else tuned.id
+    shared = [str(target), compiler, VERSION, _sources(), sorted(map(str, options.items()))]
+    return content_id([symbol, *shared, rules, better])
 
 
-def compile_object(function: Any, symbol: str, target: Any, scratch: Path, isa: Isa | None = None) -> Object:
-    """One PrimFunc under a symbol, scheduled by the rules of an `isa` if one is given."""
+def compile_object(
+    function: Any, symbol: str, target: Any, scratch: Path, isa: Isa | None = None, tuned: Tuned | None = None
+) -> Object:
+    """One PrimFunc under a symbol, scheduled by the rules of an `isa` if one is given, or as `tuned` has it.
+
+    Raises MisfitError for an entry that does not fit.
+    """
     import tvm
 
     reason = ""
-    if isa is not None:
+    if isa is not None and tuned is not None:
+        function = fitted(function, tuned, isa)
+    elif isa is not None:
         function, reason = scheduled(function.with_attr("global_symbol", "main"), isa)
     file = scratch / f"{symbol}.o"
     module = tvm.IRModule({symbol: function.with_attrs({"global_symbol": symbol, "tirx.is_scheduled": True})})
@@ -276,7 +312,7 @@ def with_content_names(module: Any) -> tuple[Any, dict[str, str]]:
     for variable, function in module.functions.items():
         if not isinstance(function, tvm.tirx.PrimFunc):
             continue
-        symbol = f"hw_{kernel_id(function)}"
+        symbol = PREFIX + kernel_id(function)
         if symbol not in by_symbol:
             fresh = tvm.ir.GlobalVar(symbol)
             relax.expr._update_type(fresh, variable.ty)

@@ -22,7 +22,8 @@ Interface = Literal["NCHW", "NHWC"]
 class Lowered:
     """A module ready for `compile_module`, and what is to know about its kernels.
 
-    `uncovered`: "kernel: reason" of each kernel without a schedule; `layout_transforms`: transposes that are left;
+    `uncovered`: "kernel: reason" of each kernel without a schedule (of an operator, where its legalisation raised);
+    `layout_transforms`: transposes that are left;
     `input_axes` and `output_axes`: for each parameter and result of `main` the order in which the network's axes lie
     in memory, such as (0, 2, 3, 1), None where that is the network's own.
     """
@@ -38,12 +39,16 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A module of fused PrimFuncs that no rule has scheduled yet; fields as in `Lowered`."""
+    """A module of fused PrimFuncs that no rule has scheduled yet; fields as in `Lowered`.
+
+    `uncovered`: "operator: reason" of each operator whose legalisation raised, so that it has TVM's own form.
+    """
 
     module: Any
     layout_transforms: int
     input_axes: tuple[Order | None, ...]
     output_axes: tuple[Order | None, ...]
+    uncovered: tuple[str, ...] = ()
 
 
 def lower(onnx: ModelProto, target: Any, interface: Interface = "NCHW") -> Lowered:
@@ -55,6 +60,7 @@ def lower(onnx: ModelProto, target: Any, interface: Interface = "NCHW") -> Lower
     found = fused(onnx, isa, target, interface)
     module, uncovered = apply_rules(found.module, isa)
     kernels = tuple(sorted(name.name_hint for name, function in module.functions.items() if _is_kernel(function)))
+    uncovered = (*found.uncovered, *uncovered)
     return Lowered(module, isa, kernels, uncovered, found.layout_transforms, found.input_axes, found.output_axes)
 
 
@@ -64,6 +70,7 @@ def fused(onnx: ModelProto, isa: Isa, target: Any, interface: Interface = "NCHW"
     from tvm import relax
 
     passes = relax.transform
+    failed: list[str] = []
     with target:
         imported = import_onnx(*integrate(onnx, isa))
         module = passes.CanonicalizeBindings()(passes.DecomposeOpsForInference()(imported))
@@ -74,7 +81,7 @@ def fused(onnx: ModelProto, isa: Isa, target: Any, interface: Interface = "NCHW"
             *([passes.FoldConstant(), passes.CanonicalizeBindings()] if laid.constant_calls else []),  # takes its time
             passes.EliminateCommonSubexpr(),
             passes.DeadCodeElimination(),
-            passes.LegalizeOps(legalisations(isa)),
+            passes.LegalizeOps(legalisations(isa, failed=failed)),
             passes.DeadCodeElimination(),  # transposes that a product reads through
             passes.AnnotateTIROpPattern(),
             passes.FuseOps(),
@@ -82,7 +89,8 @@ def fused(onnx: ModelProto, isa: Isa, target: Any, interface: Interface = "NCHW"
             passes.DeadCodeElimination(),
         ]
         module = tvm.transform.Sequential(lowering)(laid.module)
-    return Fused(module, transposes(module), laid.input_axes, laid.output_axes)
+    uncovered = tuple(sorted(set(failed)))
+    return Fused(module, transposes(module), laid.input_axes, laid.output_axes, uncovered)
 
 
 def apply_rules(module: Any, isa: Isa) -> tuple[Any, tuple[str, ...]]:
@@ -105,8 +113,9 @@ def compile_module(lowered: Lowered, target: Any) -> Any:
     """The executable of a lowered module."""
     import tvm
 
-    options = {"tirx.enable_buffer_level_predication": True} if lowered.isa.predication else {}
-    with tvm.transform.PassContext(opt_level=3, config=options):
+    from hwnas.toolchains.schedules.objects import pass_options
+
+    with tvm.transform.PassContext(opt_level=3, config=pass_options(target)):
         return tvm.compile(lowered.module, target=target)
 
 

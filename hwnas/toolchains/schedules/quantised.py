@@ -23,7 +23,7 @@ from hwnas.graph.view import METADATA_OPS, Operator, View, view
 from hwnas.graph.workloads import is_channels_last
 from hwnas.toolchains.schedules.integer import Kernel, channels_last, constant
 from hwnas.toolchains.schedules.integer_kernels import kernel_for
-from hwnas.toolchains.schedules.integer_tables import HEAVY, Chain, chain_to, table_kernel, table_of
+from hwnas.toolchains.schedules.integer_tables import HEAVY, Chain, chain_to, table_kernel, table_of, written
 from hwnas.toolchains.schedules.isa import Isa
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _Writer:
                 self._proto.initializer.append(numpy_helper.from_array(values, graph.operators[group[0]].outputs[0]))
         used: dict[str, None] = {}
         for i, operator in enumerate(graph.operators):
-            node = instead[i] if i in instead else _written(operator)
+            node = instead[i] if i in instead else written(operator)
             if node is not None:
                 self._proto.node.append(node)
                 used |= dict.fromkeys(node.input)
@@ -184,7 +184,7 @@ class _Writer:
             axis = core.attributes["axis"]
             assert isinstance(axis, int)
             return self._add(names, sink.outputs[0], self._axes.joiner(axis, graph.types[sink.outputs[0]].shape))
-        node = _written(core)
+        node = written(core)
         node.input[:], node.output[:] = names, [sink.outputs[0]]
         return node
 
@@ -200,7 +200,10 @@ class _Writer:
             return None
         from hwnas.toolchains.cgen.quantised import grid_of
 
-        grid = grid_of(self._view, operator)
+        try:
+            grid = grid_of(self._view, operator)
+        except UnsupportedOperator:
+            return None
         shape = [1] * values.ndim
         if grid.scale.size > 1:
             axis = operator.attributes.get("axis", 1)
@@ -229,6 +232,8 @@ class _Axes:
             assert kernel is not None
             if kernel.images:
                 operands = [self.last(builder, o) if len(o.ty.shape) == 4 else o for o in operands]
+            if kernel.source is not None:
+                operands = [self._shaped(builder, operand, kernel.source) for operand in operands]
             if kernel.flat:
                 operands = [self._shaped(builder, operand, kernel.shape) for operand in operands]
                 result = builder.emit(_direct(builder, kernel, operands))
@@ -322,14 +327,6 @@ def _direct(builder: Any, kernel: Kernel, operands: list[Any]) -> Any:
     name = builder.add_func(function, kernel.name)
     constants = [constant(values) for values in kernel.constants]
     return relax.call_tir(name, [*operands, *constants], relax.TensorType(kernel.shape, str(kernel.constants[0].dtype)))
-
-
-def _written(operator: Operator) -> NodeProto:
-    node = NodeProto(op_type=operator.op, domain=operator.domain, name=operator.name)
-    node.input.extend(operator.inputs)
-    node.output.extend(operator.outputs)
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in operator.attributes.items())
-    return node
 
 
 def _same_grid(graph: View, source: Operator, sink: Operator) -> bool:

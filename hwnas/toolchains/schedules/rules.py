@@ -50,23 +50,32 @@ FAMILIES: tuple[Any, ...] = (
 """In the order in which their legalisations are asked."""
 
 
-def legalisations(isa: Isa, families: Iterable[Any] = FAMILIES) -> dict[str, Legalise]:
-    """For `relax.transform.LegalizeOps`: the first family that covers a call, else TVM's own."""
+def legalisations(isa: Isa, families: Iterable[Any] = FAMILIES, failed: list[str] | None = None) -> dict[str, Legalise]:
+    """For `relax.transform.LegalizeOps`: the first family that covers a call, else TVM's own.
+
+    A legalisation that raises covers nothing; "operator: reason" goes to `failed`, while the operator is legalised.
+    """
+    reasons = [] if failed is None else failed
     makers: dict[str, list[Legalise]] = {}
     for family in families:
         for operator, make in family.LEGAL.items():
             makers.setdefault(operator, []).append(make(isa))
-    return {operator: _first(operator, found) for operator, found in makers.items()}
+    return {operator: _first(operator, found, reasons) for operator, found in makers.items()}
 
 
-def _first(operator: str, makers: list[Legalise]) -> Legalise:
+def _first(operator: str, makers: list[Legalise], failed: list[str]) -> Legalise:
     import tvm
 
     stock = tvm.ir.Op.get(operator).get_attr("FLegalize")
 
     def legalise(builder: Any, call: Any) -> Any:
         for make in makers:
-            if (legal := make(builder, call)) is not None:
+            try:
+                legal = make(builder, call)
+            except Exception as error:  # TVM raises many classes; its own form of the operator is correct and slow
+                failed.append(f"{operator}: legalisation raised {_words(error)}")
+                continue
+            if legal is not None:
                 return legal
         return stock(builder, call)
 
@@ -90,9 +99,13 @@ def scheduled(function: Any, isa: Isa, families: Iterable[Any] = FAMILIES) -> tu
         found = drop_loops(with_threads(schedule.mod["main"]))
         function, reason = prefetch_streams(uniform_predicates(found, isa.lanes)), ""
     except Exception as error:  # TVM raises many classes; what is left is a correct, slow function
-        words = " ".join(str(error).split())[-200:]  # a ScheduleError says what it is at its end
-        reason = f"rule {prefix or 'for any kernel'} raised {type(error).__name__}: {words}"
+        reason = f"rule {prefix or 'for any kernel'} raised {_words(error)}"
     return expand(function), reason
+
+
+def _words(error: Exception) -> str:
+    """Class and words of an error in a line; a ScheduleError says what it is at its end."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}"
 
 
 def _anchor(names: list[str], rules: dict[str, Rule]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from hwnas.toolchains.schedules.isa import Isa
 VECTORS = 6
 """Vectors of a block at most: beyond, nothing is gained, and the code that LLVM unrolls grows."""
 TAIL = 1.04
-"""Relative cost of a width that the block does not divide: its epilogue is predicated."""
+"""Relative time of a width that the block does not divide: its epilogue is predicated."""
 
 
 @dataclass(frozen=True, slots=True)

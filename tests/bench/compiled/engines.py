@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-OBJECTS = Path(tempfile.gettempdir()) / f"hwnas-bench-objects-{os.getuid()}"
-"""Kernels that a bench compiled before; their keys hold the sources of the schedules."""
+OBJECTS = "bench-objects"
+"""The folder, in the cache, of kernels that a bench compiled before; their keys hold the sources of the schedules."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ def use_threads(threads: int) -> None:
 
 def ours(network: onnx.ModelProto, given: np.ndarray, threads: int = 1, objects: Path | None = None) -> Engine:
     """The network with our schedules, linked as the toolchain links it; `objects` keeps compiled kernels."""
+    from hwnas.config import cache_folder
     from hwnas.toolchains.schedules.isa import isa_of
     from hwnas.toolchains.schedules.objects import ObjectCache, link_library
     from hwnas.toolchains.schedules.pipeline import fused
 
-    target, kept = host_target(threads), ObjectCache(objects or OBJECTS)
+    target, kept = host_target(threads), ObjectCache(objects or cache_folder() / OBJECTS)
     isa = isa_of(target)
     with tempfile.TemporaryDirectory(prefix="hwnas-bench-") as folder:
         library = Path(folder) / "network.so"
@@ -73,7 +74,7 @@ def ours(network: onnx.ModelProto, given: np.ndarray, threads: int = 1, objects:
         run,
         outputs,
         took,
-        tuple(linked.uncovered),
+        (*lowered.uncovered, *linked.uncovered),
         lowered.layout_transforms,
         linked.compiled,
         linked.kernels,

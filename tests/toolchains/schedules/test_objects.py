@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from hwnas.toolchains.schedules import objects
+from hwnas.toolchains.schedules.isa import isa_of
 from hwnas.toolchains.schedules.objects import (
     SUFFIX,
     Object,
@@ -95,6 +98,14 @@ def test_a_spoilt_object_is_dropped_and_compiled_again(spoil: Any, tmp_path: Pat
     assert link_library(network(2.0), host(), tmp_path / "c.so", kept=kept).compiled == 0
 
 
+def test_a_reason_that_is_no_text_breaks_nothing(tmp_path: Path) -> None:
+    kept = ObjectCache(tmp_path)
+    rest = b"\xff\xfe\0object"
+    (tmp_path / f"k{SUFFIX}").write_bytes(hashlib.blake2b(rest, digest_size=32).digest() + rest)
+    found = kept.restore("k")
+    assert found is not None and found.data == b"object" and found.reason
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kept = ObjectCache(tmp_path / "file" / "kept")
@@ -148,6 +159,10 @@ def test_what_decides_the_code_is_part_of_the_key(monkeypatch: pytest.MonkeyPatc
     known = object_key("hw_0", host(), {})
     assert object_key("hw_1", host(), {}) != known
     assert object_key("hw_0", host(), {"tirx.disable_vectorize": True}) != known
+    assert object_key("hw_0", host(), {}, isa_of(host())) != known
+    assert object_key("hw_0", host(), {}, replace(isa_of(host()), threads=2)) != object_key(
+        "hw_0", host(), {}, isa_of(host())
+    )
     assert object_key("hw_0", tvm.target.Target({"kind": "llvm", "mcpu": "haswell"}), {}) != known
     for name, value in (("VERSION", 99), ("version", lambda _: "0.99"), ("_sources", lambda: "other")):
         with monkeypatch.context() as patched:

@@ -249,3 +249,20 @@ def test_a_rule_that_raises_is_reported_and_the_result_is_still_right(monkeypatc
     assert "rule hw_conv raised ValueError: no such tile" in lowered.uncovered[0]
     inputs = arrays(network)
     np.testing.assert_allclose(run(lowered, target, inputs)[0], expected(network, inputs)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_legalisation_that_raises_is_reported_and_the_result_is_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(isa: Any) -> Any:
+        def broken(builder: Any, call: Any) -> None:
+            builder.emit(call.args[0])  # half a legalisation, then
+            raise ValueError("no such window")
+
+        return broken
+
+    monkeypatch.setitem(family.LEGAL, "relax.nn.conv2d", make)
+    network = convolution((1, 8, 9, 9), 16, (3, 3))
+    target = host()
+    lowered = lower(network, target)
+    assert lowered.uncovered == ("relax.nn.conv2d: legalisation raised ValueError: no such window",)
+    inputs = arrays(network)
+    np.testing.assert_allclose(run(lowered, target, inputs)[0], expected(network, inputs)[0], rtol=1e-4, atol=1e-5)

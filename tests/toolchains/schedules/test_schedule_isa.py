@@ -40,6 +40,7 @@ def test_known_cpus_have_a_record_of_their_own(options: dict[str, Any], name: st
         ({"mtriple": "aarch64-linux-gnu"}, "cortex-a72"),
         ({"mtriple": "x86_64-linux-gnu", "mcpu": "alderlake"}, "x86-avx2"),
         ({"mtriple": "x86_64-linux-gnu", "mcpu": "graniterapids"}, "x86-avx512"),
+        ({"mtriple": "x86_64-linux-gnu", "mcpu": "knl"}, "x86-avx2"),  # AVX-512 without bytes and words
     ],
 )
 def test_an_unknown_cpu_gets_the_nearest_record_and_the_reason(options: dict[str, Any], name: str) -> None:

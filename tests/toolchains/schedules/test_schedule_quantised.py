@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
@@ -177,6 +177,20 @@ def test_depthwise_convolutions_of_images_are_bit_identical(cpu: str, channels: 
 
 
 @pytest.mark.parametrize("cpu", cpus())
+def test_a_window_whose_sums_no_float_holds_is_exact(cpu: str) -> None:
+    made, size = Qdq(), 29
+    x = made.dequantize(made.input((1, 16, size, size)), 1.0, np.uint8(0))
+    w = np.full((16, 1, size, size), -127, np.int8)
+    w[:, :, 0, :8] = np.arange(16, dtype=np.int8).reshape(16, 1, 1)
+    y = made.operator("Conv", [x, made.dequantize(made.constant(w), 1.0, np.int8(0))], group=16)
+    made.output(y, (1, 16, 1, 1), "float32")
+    image = np.random.default_rng(0).integers(250, 256, (1, 16, size, size)).astype(np.uint8)
+    [ours], _ = computed(made.network(), [image], cpu)
+    exact = (image.astype(np.int64) * w[:, 0]).sum((2, 3), keepdims=True)
+    assert (ours == exact.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("cpu", cpus())
 @pytest.mark.parametrize("to_float", [False, True])
 def test_scales_of_any_value_are_within_a_step(cpu: str, to_float: bool) -> None:
     network = convolution((1, 40, 14, 14), (48, 40, 3, 3), scale=0.0173, to_float=to_float)
@@ -207,6 +221,8 @@ def test_the_largest_sums_do_not_saturate(cpu: str, stored: int, weight: int, ze
     zero=st.integers(0, 255),
     gemm=st.booleans(),
 )
+@example(cpu="", lead=[5, 2, 7], depth=50, outputs=3, zero=162, gemm=False)  # batches of batches
+@example(cpu="", lead=[5, 1, 7], depth=8, outputs=24, zero=162, gemm=False)
 def test_products_with_constants_are_bit_identical(
     cpu: str, lead: list[int], depth: int, outputs: int, zero: int, gemm: bool
 ) -> None:

@@ -1,15 +1,20 @@
 """What a family of micro-kernels is asked and what it answers: C code of our own in the place of generated code.
 
 A family is a module with a function `kernel(request) -> Kernel | None`. Its choice follows from the shapes, types and
-kind of rescaling of a group and from the core, never from calibration, so that a row that was measured on drawn
-weights holds for trained ones.
+kind of rescaling of a group and from the core, so that a row that was measured on drawn weights holds for trained
+ones. Where numbers have a say, the kernel's name tells, and names stand in rows and artifacts:
+
+- the kind of rescaling itself: drawn scales are powers of two, as those of `hwnas.graph.quantize` are by default;
+- DSP products: a zero point of the result that is odd (ours are even), or a channel whose shift is very long, costs one
+  instruction for each result (`shift+zero`); a weight of -128 beside a negative one (symmetric quantisation, ours too, ends at
+  -127) and a shift by one are left to the scalar kernels;
+- a sum or mean so large that 32 bits may not hold it is left to the next family, or to generated code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hwnas.toolchains.cgen.quantised import Group
 from hwnas.toolchains.cgen.recipes import Array, Recipe
@@ -47,8 +52,7 @@ class Kernel:
 
     The C function `function` of the files `sources` (in `kernels/c`, in order of dependence) is called once with the
     activations, the `arrays` (constants in flash), the result, `scratch_bytes` of workspace where that is not 0, and
-    the `integers` as literals. `prim` makes a PrimFunc of another form instead: its parameters are flat buffers of
-    activations, arrays and result.
+    the `integers` as literals.
     """
 
     name: str
@@ -57,4 +61,3 @@ class Kernel:
     integers: tuple[int, ...]
     scratch_bytes: int = 0
     sources: tuple[str, ...] = ()
-    prim: Callable[[], Any] | None = None

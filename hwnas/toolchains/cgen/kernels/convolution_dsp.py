@@ -36,7 +36,7 @@ def kernel(request: Request) -> Kernel | None:
     integers = (images, height, width, channels, groups, *group.result.shape[2:], outputs // groups, *window, *strides,
                 *dilations, *pads[:2], *dot_dsp.flags(recipe, source, result, size))  # fmt: skip
     return Kernel(
-        f"conv4x2/dsp/{recipe.facts['kind']}/NHWC", "hwnas_conv_dsp", (blocks, dot_dsp.head(recipe)),
+        f"conv4x2/dsp/{dot_dsp.style(recipe)}/NHWC", "hwnas_conv_dsp", (blocks, dot_dsp.head(recipe)),
         tuple(int(v) for v in integers), scratch_bytes=16 * fours + (beside if prod(window) > 1 or any(pads) else 0),
         sources=(*dot_dsp.SOURCES, "conv_dsp.h"),
     )  # fmt: skip

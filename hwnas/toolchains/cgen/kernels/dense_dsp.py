@@ -25,7 +25,7 @@ def kernel(request: Request) -> Kernel | None:
     fours = -(-size // 4)
     flags = dot_dsp.flags(recipe, source, result, size)
     return Kernel(
-        f"dense{'4x2' if rows > 1 else '4x1'}/dsp/{recipe.facts['kind']}", "hwnas_conv_dsp",
+        f"dense{'4x2' if rows > 1 else '4x1'}/dsp/{dot_dsp.style(recipe)}", "hwnas_conv_dsp",
         (blocks, dot_dsp.head(recipe)), (1, 1, rows, size, 1, 1, rows, outputs, 1, 1, 1, 1, 1, 1, 0, 0, *flags),
         scratch_bytes=(16 if rows > 1 else 8) * fours, sources=(*dot_dsp.SOURCES, "conv_dsp.h"),
     )  # fmt: skip

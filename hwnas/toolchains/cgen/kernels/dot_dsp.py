@@ -70,10 +70,31 @@ def rescaling(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     if recipe.facts["kind"] == "multiply":
         return bias.astype(np.int32), np.asarray(values["multipliers"], np.int32)
     shifts = np.asarray(values["shifts"], np.int64)
-    # which sums are ties to even follows from the quotient's last bit: an odd zero point would change it
-    zero = 0 if values["out_zero"] % 2 else values["out_zero"]
-    folded = bias + (1 << (shifts - 1)) - 1 + (zero << shifts)
+    folded = bias + (1 << (shifts - 1)) - 1
+    if holds_zero(recipe):
+        folded += values["out_zero"] << shifts
     return folded.astype(np.int32), (1 << (32 - shifts)).astype(np.int32)
+
+
+def holds_zero(recipe: Recipe) -> bool:
+    """Whether the bias of a shift holds the result's zero point too, which spares an instruction for each result.
+
+    An odd one would change the quotient's last bit, which says where a tie goes, and shifted far to the left (a channel
+    of tiny weights) any may exceed 32 bits.
+    """
+    values = recipe.values
+    weights: np.ndarray = values["weights"]
+    shifts, zero = np.asarray(values["shifts"], np.int64), int(values["out_zero"])
+    reach = np.abs(weights.reshape(weights.shape[0], -1)).sum(1) * 255 + np.abs(np.asarray(values["bias"], np.int64))
+    largest = (reach + (1 << (shifts - 1)) + (abs(zero) << shifts)).max(initial=0)
+    return zero % 2 == 0 and int(largest) < 2**31
+
+
+def style(recipe: Recipe) -> str:
+    """How sums are rescaled, as a kernel's name says it: the third form takes one instruction more for each result."""
+    if recipe.facts["kind"] == "multiply":
+        return "multiply"
+    return "shift" if holds_zero(recipe) else "shift+zero"
 
 
 def head(recipe: Recipe) -> Array:
@@ -85,7 +106,7 @@ def head(recipe: Recipe) -> Array:
 
 def flags(recipe: Recipe, source: Grid, result: Grid, size: int) -> tuple[int, int, int, int, int]:
     """kind, takes_signed, gives_signed, clamped, chunked: which of the kernels in c/dot_dsp.h is called."""
-    kind = (SHIFT_ODD if recipe.values["out_zero"] % 2 else SHIFT) if recipe.facts["kind"] == "shift" else MULTIPLY
+    kind = MULTIPLY if recipe.facts["kind"] == "multiply" else SHIFT if holds_zero(recipe) else SHIFT_ODD
     chunked = -(-size // 4) > CHUNK_FOURS
     return kind, int(source.dtype == "int8"), int(result.dtype == "int8"), int(recipe.facts["clamped"]), int(chunked)
 

@@ -5,7 +5,7 @@
 /* What is seen of the input: NHWC, `channels` of the `span` values of a pixel. */
 typedef struct {
   int32_t height, width, span, channels, rows, columns, stride_y, stride_x, step_y, step_x, top, left, out_width;
-} hwnas_window;
+} hwnas_view;
 
 /* Windows of so few values, those of first layers, are worth code of their own at the border. */
 #define HWNAS_SMALL_WINDOW 64
@@ -22,7 +22,7 @@ HWNAS_INLINE void hwnas_spread_zero(hwnas_signed_word *to, int32_t count, int32_
 }
 
 /* The window of one output pixel to every second word; what lies outside the input is its zero point. */
-HWNAS_INLINE void hwnas_spread_window(hwnas_signed_word *to, const uint8_t *x, const hwnas_window *g, int32_t pixel,
+HWNAS_INLINE void hwnas_spread_window(hwnas_signed_word *to, const uint8_t *x, const hwnas_view *g, int32_t pixel,
                                       int32_t zero, int32_t is_signed) {
   const int32_t y = pixel / g->out_width * g->stride_y - g->top, at = pixel % g->out_width * g->stride_x - g->left;
   /* neighbouring columns are one run where they are neighbours in memory */
@@ -46,7 +46,7 @@ HWNAS_INLINE void hwnas_spread_window(hwnas_signed_word *to, const uint8_t *x, c
 }
 
 /* The same in one copy for all kernels of a network. */
-HWNAS_SHARED void hwnas_spread_any_window(hwnas_signed_word *to, const uint8_t *x, const hwnas_window *g,
+HWNAS_SHARED void hwnas_spread_any_window(hwnas_signed_word *to, const uint8_t *x, const hwnas_view *g,
                                           int32_t pixel, int32_t zero, int32_t is_signed) {
   if (is_signed)
     hwnas_spread_window(to, x, g, pixel, zero, 1);
@@ -55,7 +55,7 @@ HWNAS_SHARED void hwnas_spread_any_window(hwnas_signed_word *to, const uint8_t *
 }
 
 /* Two neighbouring windows that lie inside the input. */
-HWNAS_INLINE void hwnas_spread_pair(hwnas_signed_word *to, const uint8_t *x, const hwnas_window *g, int32_t is_signed) {
+HWNAS_INLINE void hwnas_spread_pair(hwnas_signed_word *to, const uint8_t *x, const hwnas_view *g, int32_t is_signed) {
   const int32_t joined = g->step_x == 1 && g->span == g->channels, runs = joined ? 1 : g->columns;
   const int32_t count = joined ? g->columns * g->channels : g->channels;
   for (int32_t i = 0; i < g->rows; i++)
@@ -71,7 +71,7 @@ HWNAS_INLINE void hwnas_spread_pair(hwnas_signed_word *to, const uint8_t *x, con
     }
 }
 
-HWNAS_INLINE void hwnas_spread_windows(hwnas_signed_word *to, const uint8_t *x, const hwnas_window *g, int32_t pixel,
+HWNAS_INLINE void hwnas_spread_windows(hwnas_signed_word *to, const uint8_t *x, const hwnas_view *g, int32_t pixel,
                                        int32_t pixels, int32_t zero, int32_t is_signed) {
   const int32_t y = pixel / g->out_width * g->stride_y - g->top, column = pixel % g->out_width;
   const int32_t at = column * g->stride_x - g->left;
@@ -85,7 +85,7 @@ HWNAS_INLINE void hwnas_spread_windows(hwnas_signed_word *to, const uint8_t *x, 
     if (g->rows * g->columns * g->channels <= HWNAS_SMALL_WINDOW) {
       hwnas_spread_window(to + k, x, g, pixel + k, zero, is_signed);
     } else {
-      const hwnas_window own = *g; /* what a function is handed the address of is no constant any more */
+      const hwnas_view own = *g; /* what a function is handed the address of is no constant any more */
       hwnas_spread_any_window(to + k, x, &own, pixel + k, zero, is_signed);
     }
   }
@@ -176,7 +176,7 @@ HWNAS_INLINE int32_t hwnas_conv_scalar(const void *x, const int8_t *weights, con
                                        int32_t left, int32_t out_height, int32_t out_width, int32_t outputs,
                                        int32_t is_shift, int32_t is_clamped, int32_t signed_x, int32_t signed_y) {
   const int32_t inputs = channels / groups, share = outputs / groups, rest = share % 4;
-  const hwnas_window g = {height, width,  channels, inputs, rows, columns, stride_y, stride_x,
+  const hwnas_view g = {height, width,  channels, inputs, rows, columns, stride_y, stride_x,
                           step_y, step_x, top,      left,   out_width};
   const hwnas_ends ends = {scalars[1], scalars[2], scalars[3]};
   const int32_t depth = rows * columns * inputs, total = out_height * out_width;

@@ -2,8 +2,9 @@
 
 HWNAS_INLINE void hwnas_depthwise_cells(uint8_t *y, const hwnas_half *plane, int32_t pitch, const int8_t *weights,
                                         int32_t bias, int32_t entry, int32_t rows, int32_t columns, int32_t step_y,
-                                        int32_t step_x, int32_t stride, int32_t channels, int32_t pixels, const hwnas_ends *ends, int32_t is_shift,
-                                        int32_t is_clamped, int32_t is_signed) {
+                                        int32_t step_x, int32_t stride, int32_t channels, int32_t pixels,
+                                        const hwnas_ends *ends, int32_t is_shift, int32_t is_clamped,
+                                        int32_t is_signed) {
   int32_t sums[2] = {bias, bias};
   HWNAS_UNROLLED(5)
   for (int32_t i = 0; i < rows; i++) {
@@ -25,8 +26,8 @@ HWNAS_INLINE int32_t hwnas_depthwise_scalar(const void *x, const int8_t *weights
                                             const int32_t *scalars, void *y, void *scratch, int32_t height,
                                             int32_t width, int32_t channels, int32_t rows, int32_t columns,
                                             int32_t stride_y, int32_t stride_x, int32_t step_y, int32_t step_x,
-                                            int32_t top, int32_t left, int32_t out_height, int32_t out_width, int32_t pitch, int32_t used,
-                                            int32_t strip, int32_t is_shift, int32_t is_clamped, int32_t signed_x,
+                                            int32_t top, int32_t left, int32_t out_height, int32_t out_width,
+                                            int32_t pitch, int32_t used, int32_t strip, int32_t is_shift, int32_t is_clamped, int32_t signed_x,
                                             int32_t signed_y) {
   const hwnas_ends ends = {scalars[1], scalars[2], scalars[3]};
   hwnas_word *plane = (hwnas_word *)scratch;
@@ -45,11 +46,11 @@ HWNAS_INLINE int32_t hwnas_depthwise_scalar(const void *x, const int8_t *weights
       for (int32_t i = 0; i < lines; i++, from += stride_y * pitch) {
         const hwnas_half *at = from;
         for (int32_t j = 0; j < out_width / 2; j++, at += 2 * stride_x, to += 2 * channels)
-          hwnas_depthwise_cells(to, at, pitch, w, bias, entry, rows, columns, step_y, step_x, stride_x, channels, 2, &ends, is_shift,
-                                is_clamped, signed_y);
+          hwnas_depthwise_cells(to, at, pitch, w, bias, entry, rows, columns, step_y, step_x, stride_x, channels, 2,
+                                &ends, is_shift, is_clamped, signed_y);
         if (out_width % 2) {
-          hwnas_depthwise_cells(to, at, pitch, w, bias, entry, rows, columns, step_y, step_x, stride_x, channels, 1, &ends, is_shift,
-                                is_clamped, signed_y);
+          hwnas_depthwise_cells(to, at, pitch, w, bias, entry, rows, columns, step_y, step_x, stride_x, channels, 1,
+                                &ends, is_shift, is_clamped, signed_y);
           to += channels;
         }
       }

@@ -1,9 +1,10 @@
 /* Arithmetic on packed 16-bit halves and 8-bit quarters of words: one instruction each with the DSP extension of
  * Armv7E-M and Armv8-M (Arm Architecture Reference Manual), and the same bits from plain C elsewhere. A word that holds
- * 16-bit halves has the first in its low half. */
+ * 16-bit halves has the first in its low half. Words are read and written at any address, so code that is built with
+ * -mno-unaligned-access is plain C. */
 #include <string.h>
 
-#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__thumb2__) && defined(__GNUC__)
 #define HWNAS_DSP 1
 #else
 #define HWNAS_DSP 0
@@ -68,13 +69,11 @@ HWNAS_INLINE int32_t hwnas_bounded(int32_t x, int32_t low, int32_t high) { retur
 #define HWNAS_PLAIN_uxtb16 (x & 0xFF00FF)
 #define HWNAS_PLAIN_uxtb16_ror8 (x >> 8 & 0xFF00FF)
 #define HWNAS_PLAIN_pkhbt16 ((x & 0xFFFF) | y << 16)
-#define HWNAS_PLAIN_pkhtb16 (x >> 16 | (y & 0xFFFF0000u))
 #define HWNAS_PLAIN_smlad \
   hwnas_plus(hwnas_plus(sum, hwnas_low(x) * hwnas_low(y)), hwnas_high(x) * hwnas_high(y))
 #define HWNAS_PLAIN_smlabb hwnas_plus(sum, hwnas_low(x) * hwnas_low(y))
 #define HWNAS_PLAIN_smlabt hwnas_plus(sum, hwnas_low(x) * hwnas_high(y))
 #define HWNAS_PLAIN_smlatb hwnas_plus(sum, hwnas_high(x) * hwnas_low(y))
-#define HWNAS_PLAIN_smlatt hwnas_plus(sum, hwnas_high(x) * hwnas_high(y))
 #define HWNAS_PLAIN_ssat8 hwnas_bounded(x, -128, 127)
 #define HWNAS_PLAIN_usat8 hwnas_bounded(x, 0, 255)
 
@@ -86,16 +85,14 @@ HWNAS_UNARY(sxtb16_ror8, "sxtb16 %0, %1, ror #8")
 HWNAS_UNARY(uxtb16, "uxtb16 %0, %1")
 HWNAS_UNARY(uxtb16_ror8, "uxtb16 %0, %1, ror #8")
 
-/* Both low halves, or both high halves; that of x comes first. */
+/* Both low halves; that of x comes first. */
 HWNAS_BINARY(pkhbt16, "pkhbt %0, %1, %2, lsl #16")
-HWNAS_BINARY(pkhtb16, "pkhtb %0, %2, %1, asr #16")
 
 /* sum + x.low * y.low + x.high * y.high, or one product of the halves that are named (b low, t high). */
 HWNAS_SUM(smlad, "smlad %0, %1, %2, %3")
 HWNAS_SUM(smlabb, "smlabb %0, %1, %2, %3")
 HWNAS_SUM(smlabt, "smlabt %0, %1, %2, %3")
 HWNAS_SUM(smlatb, "smlatb %0, %1, %2, %3")
-HWNAS_SUM(smlatt, "smlatt %0, %1, %2, %3")
 
 HWNAS_SATURATED(ssat8, "ssat %0, #8, %1")
 HWNAS_SATURATED(usat8, "usat %0, #8, %1")

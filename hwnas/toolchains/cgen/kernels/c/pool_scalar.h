@@ -71,11 +71,13 @@ HWNAS_INLINE int32_t hwnas_pool_scalar(const void *x, const int32_t *table, cons
       const uint8_t *from = (const uint8_t *)x + y0 * row_bytes + x0 * channels;
       const int32_t inside = (y1 - y0) * (x1 - x0);
       if (inside == rows * columns)
-        hwnas_pool_pixel(to, from, rows, columns, row_bytes, channels, inside, table[is_partial && !is_shift ? inside - 1 : 0], &p,
-                         is_maximum, is_shift, is_clamped, signed_x, signed_y);
+        hwnas_pool_pixel(to, from, rows, columns, row_bytes, channels, inside,
+                         table[is_partial && !is_shift ? inside - 1 : 0], &p, is_maximum, is_shift, is_clamped,
+                         signed_x, signed_y);
       else
         hwnas_pool_pixel(to, from, y1 - y0, x1 - x0, row_bytes, channels, is_partial ? inside : rows * columns,
-                         table[is_partial && !is_shift ? inside - 1 : 0], &p, is_maximum, is_shift, is_clamped, signed_x, signed_y);
+                         table[is_partial && !is_shift ? inside - 1 : 0], &p, is_maximum, is_shift, is_clamped,
+                         signed_x, signed_y);
     }
   }
   return 0;

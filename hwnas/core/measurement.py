@@ -99,6 +99,10 @@ class EnergyWindow:
         return (self.gross_j - self.idle_w * self.window_s) / self.runs
 
 
+SHARED_CODE = "code:"
+"""How a use of memory begins that is one function's share of `code`; the function's name follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Raw repeats of one subject. Statistics are derived, never stored.
@@ -106,7 +110,8 @@ class Samples:
     latency_s: seconds per run, one value a reading (each reading averages `inner` runs); empty where the
     fidelity knows no time, which is counted in instructions or cycles per run then. energy: windows of a meter, or
     None where not measured. memory: bytes by use, as built or as seen on the device (`code`, `constants`, `arena`,
-    `workspace`, `stack`, and for a deployed image `flash` and `ram`). uncovered: the kernels that ran without a
+    `workspace`, `stack`, and for a deployed image `flash` and `ram`; `code:NAME` is what a function takes of `code`
+    that all kernels of a network share). uncovered: the kernels that ran without a
     schedule rule, each with the reason where it is known. code: the micro-kernels and other code that were chosen.
     """
 

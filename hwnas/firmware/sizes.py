@@ -13,6 +13,9 @@ _HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 _SECTION = struct.Struct("<10I")
 _NO_BITS = 8
 _WRITE, _ALLOC, _EXECUTE = 1, 2, 4
+_OWN_SECTION = ".text."
+_SHARED = _OWN_SECTION + "hwnas_"
+"""How the section of a function begins that is not of one kernel alone (compiled with -ffunction-sections)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +81,12 @@ def object_bytes(path: Path) -> Mapping[str, int]:
             use = "data" if section.stored else "zeroed"
         used[use] += section.size_bytes
     return used
+
+
+def shared_functions(path: Path) -> dict[str, int]:
+    """Bytes of each function of an object that its kernels share, by name: each has a section of its own.
+
+    Raises DataError for what is no object.
+    """
+    found = (s for s in sections(path) if s.executable and s.size_bytes and s.name.startswith(_SHARED))
+    return {section.name.removeprefix(_OWN_SECTION): section.size_bytes for section in found}

@@ -109,7 +109,8 @@ class SpaceEstimator:
         distinct = kernels.copy()
         distinct.data[:] = 1
         once, each = memory.own_flash[2] + costs[:, 0], memory.own_flash[1] + costs[:, 1]
-        flash = memory.own_flash[0] + distinct @ once + kernels @ each
+        needs, sizes = memory.shared(ids)
+        flash = memory.own_flash[0] + distinct @ once + kernels @ each + (distinct @ needs > 0) @ sizes
         workspace = _largest(BlockCounts((), kernels), costs[:, 2])
         ram = memory.ram_bytes + _largest(counts, table[:, RAM]) + workspace
         return {"flash": np.stack([flash, flash * (1 + memory.flash_error)], axis=1), "ram": _exact(ram)}

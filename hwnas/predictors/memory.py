@@ -1,6 +1,7 @@
 """Flash and RAM of a network on a microcontroller, from what each kernel takes: code once, constants each time.
 
-flash = firmware + code of every distinct kernel + constants of every kernel - what each brings as a network of its own
+flash = firmware + code of every distinct kernel + constants of every kernel + functions that kernels share, once each
+        - what each kernel brings as a network of its own
 ram   = firmware and stack + arena (the fullest moment of any block) + workspace (the largest of any kernel)
 
 A kernel alone is a network of one: its names and tables count among its constants. The firmware's own share, and what
@@ -9,11 +10,12 @@ a kernel and a distinct kernel bring too much, is fitted to the whole networks t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from hwnas.core.measurement import SHARED_CODE, Samples
 from hwnas.core.workload import Workload
 from hwnas.errors import DataError
 from hwnas.predictors.features import kernel_class
@@ -25,10 +27,19 @@ USES = ("code", "constants", "workspace")
 class MemoryPredictor:
     """Bytes of kernels by use (`code`, `constants`, `workspace`), and the firmware's own flash and RAM."""
 
-    def __init__(self, kernels: Mapping[str, Mapping[str, float]], classes: Mapping[str, str]) -> None:
-        """kernels: workload id -> bytes by use, as measured; classes: workload id -> its class of kernel."""
+    def __init__(
+        self,
+        kernels: Mapping[str, Mapping[str, float]],
+        classes: Mapping[str, str],
+        shared: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        """kernels: workload id -> bytes by use, as measured; classes: workload id -> its class of kernel; shared:
+        workload id -> bytes of the functions in its code that others may share, by name."""
         self._kernels = {k: {use: float(v[use]) for use in USES} for k, v in kernels.items()}
         self._classes = dict(classes)
+        self._shared = {k: {name: float(size) for name, size in v.items()} for k, v in shared.items()}
+        for k, functions in self._shared.items():
+            self._kernels[k]["code"] -= sum(functions.values())
         self._typical = {
             kind: {
                 use: float(np.median([v[use] for k, v in self._kernels.items() if self._classes[k] == kind]))
@@ -52,9 +63,11 @@ class MemoryPredictor:
         self = cls(
             {k: {use: found[use][k] for use in USES} for k in known},
             {k: kernel_class(table.workloads[k]) for k in known},
+            {k: functions for k, functions in _shared_functions(table).items() if k in set(known)},
         )
         rows = {k: self.row(table.workloads[k]) for n in networks for k in n.parts}
         kernels = np.array([sum(rows[k][0] + c * rows[k][1] for k, c in n.parts.items()) for n in networks])
+        kernels += [sum(self._once(n.parts).values()) for n in networks]
         flash = np.array([found["flash"][n.id] for n in networks])
         shape = np.array([[1, sum(n.parts.values()), len(n.parts)] for n in networks], dtype=float)
         self.own_flash = _least_squares(shape, flash - kernels)
@@ -64,7 +77,8 @@ class MemoryPredictor:
         return self
 
     def row(self, workload: Workload) -> tuple[float, float, float]:
-        """Code, constants and workspace (bytes) of a kernel; what is typical of its class where it was not measured."""
+        """Code of its own, constants and workspace (bytes) of a kernel; what is typical of its class where it was not
+        measured."""
         known = self._kernels.get(workload.id)
         if known is None:
             known = self._typical.get(kernel_class(workload), dict.fromkeys(USES, 0.0))
@@ -74,11 +88,24 @@ class MemoryPredictor:
         """The rows of n kernels, n x 3."""
         return np.array([self.row(w) for w in workloads], dtype=float).reshape(len(workloads), len(USES))
 
+    def shared(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of s shared functions each of n kernels needs (n x s, 0 or 1), and the bytes of each function (s)."""
+        sizes = self._once(ids)
+        names = sorted(sizes)
+        needs = np.array([[name in self._shared.get(k, ()) for name in names] for k in ids], dtype=float)
+        return needs.reshape(len(ids), len(names)), np.array([sizes[name] for name in names])
+
+    def _once(self, ids: Iterable[str]) -> dict[str, float]:
+        """The functions that some of the kernels share, by name."""
+        return {name: size for k in ids for name, size in self._shared.get(k, {}).items()}
+
     def to_json(self) -> dict[str, Any]:
         """Everything `from_json` needs, as JSON."""
+        whole = {k: {**v, "code": v["code"] + sum(self._shared.get(k, {}).values())} for k, v in self._kernels.items()}
         return {
-            "kernels": self._kernels,
+            "kernels": whole,
             "classes": self._classes,
+            "shared": self._shared,
             "flash": self.own_flash.tolist(),
             "ram": self.ram_bytes,
             "flash_error": self.flash_error,
@@ -88,12 +115,27 @@ class MemoryPredictor:
     def from_json(cls, document: Mapping[str, Any]) -> MemoryPredictor:
         """Read what `to_json` wrote. Raises DataError for anything else."""
         try:
-            self = cls(document["kernels"], document["classes"])
+            self = cls(document["kernels"], document["classes"], document["shared"])
             self.own_flash = np.array(document["flash"], dtype=float).reshape(3)
             self.ram_bytes, self.flash_error = float(document["ram"]), float(document["flash_error"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"is not a saved memory predictor ({error})") from error
         return self
+
+
+def _shared_functions(table: LatencyTable) -> dict[str, dict[str, float]]:
+    """subject id -> bytes of each function in its code that kernels share, from its last valid row that says so."""
+    found: dict[str, dict[str, float]] = {}
+    for row in table.measurements.values():
+        if table.valid(row) and isinstance(row.result, Samples) and row.result.memory:
+            functions = {
+                use.removeprefix(SHARED_CODE): float(size)
+                for use, size in row.result.memory.items()
+                if use.startswith(SHARED_CODE)
+            }
+            if functions:
+                found[row.subject] = functions
+    return found
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.config import data_folder
 from hwnas.core.artifact import LAYOUT, LIBRARY, write_artifact
 from hwnas.core.device import Device
+from hwnas.core.measurement import SHARED_CODE
 from hwnas.core.workload import Artifact
 from hwnas.errors import BuildError, ConfigError, HwnasError, UnsupportedOperator
 from hwnas.toolchains.cgen.emit import Emitted, emit
@@ -180,7 +181,7 @@ def _link(into: Path, device: Device, options: Mapping[str, Any], emitted: Emitt
         used = library_bytes(library)
         return {**needs, **used, "flash": used["code"] + used["constants"]}
     from hwnas.firmware.image import compile_network, link_image
-    from hwnas.firmware.sizes import object_bytes
+    from hwnas.firmware.sizes import object_bytes, shared_functions
 
     made = compile_network(into / SOURCE, device, into)
     image = link_image(
@@ -189,7 +190,8 @@ def _link(into: Path, device: Device, options: Mapping[str, Any], emitted: Emitt
     )  # fmt: skip
     used = dict(object_bytes(made))
     shutil.rmtree(into / "image")  # runners link their own images, of many networks
-    return {**needs, "code": used["code"], "constants": used["constants"],
+    shared = {SHARED_CODE + name: size for name, size in shared_functions(made).items()}
+    return {**needs, "code": used["code"], **shared, "constants": used["constants"],
             "flash": image.memory["flash"], "ram": image.memory["ram"]}  # fmt: skip
 
 

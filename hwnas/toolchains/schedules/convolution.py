@@ -22,6 +22,7 @@ from hwnas.toolchains.schedules.microkernel import (
     products,
     schedule_copies,
     spread,
+    spread_tiles,
     vectorize_channels,
     vectorize_span,
     vectorize_tail,
@@ -228,7 +229,8 @@ def schedule_flat(schedule: Any, isa: Isa, anchor: Any) -> None:
     work = prod(weights) * extent(schedule, outer) * extent(schedule, row)
     step = accumulate(schedule, isa, anchor, [row], vector, [chunk, k])
     stream_weights(schedule, isa, weights, step, [tile.columns])
-    spread(schedule, isa, [block, outer], products(isa, work))
+    sizes = (channels, extent(schedule, outer) * tile.columns)
+    spread_tiles(schedule, isa, [block], outer, sizes, products(isa, work))
     vectorize_tail(schedule, isa, lanes, channels)
 
 
@@ -244,7 +246,8 @@ def schedule_convolution(schedule: Any, isa: Isa, anchor: Any) -> None:
     channels = channels_of(schedule, last)
     block, n, i, j, vector, chunk, y, x, k = schedule.get_loops(anchor)
     weights = [extent(schedule, loop) for loop in (block, vector, chunk, y, x, k)]
-    work = prod(weights) * prod(extent(schedule, loop) for loop in (n, i, j))
+    pixels_in_all = prod(extent(schedule, loop) for loop in (n, i, j))
+    work = prod(weights) * pixels_in_all
     rows, row = schedule.split(i, [None, tile.rows])
     columns, column = schedule.split(j, [None, tile.columns])
     chunked = extent(schedule, chunk) > 1
@@ -257,7 +260,10 @@ def schedule_convolution(schedule: Any, isa: Isa, anchor: Any) -> None:
             schedule.unroll(loop)
     step = accumulate(schedule, isa, anchor, [row, column], vector, [y, x, k], outside=chunk)
     stream_weights(schedule, isa, weights, step, [1, tile.rows, tile.columns])
-    spread(schedule, isa, [block, n] if chunked else [block, n, rows], products(isa, work))
+    if chunked:
+        spread(schedule, isa, [block, n], products(isa, work))
+    else:
+        spread_tiles(schedule, isa, [block, n], rows, (channels, pixels_in_all), products(isa, work))
     schedule_copies(schedule, isa)
     if span == tile.vectors * isa.lanes:
         vectorize_channels(schedule, isa, channel, channels)

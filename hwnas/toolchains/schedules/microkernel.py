@@ -205,6 +205,21 @@ def spread(schedule: Any, isa: Isa, loops: list[Any], work: int) -> None:
         mark_parallel(schedule, loops)
 
 
+def spread_tiles(schedule: Any, isa: Isa, blocks: list[Any], tiles: Any, sizes: tuple[int, int], work: int) -> None:
+    """As `spread` for blocks of output channels, outermost, over tiles of pixels.
+
+    `sizes` are channels and pixels. Where there are more pixels than channels, each thread takes its share of the
+    pixels through all blocks: it reads what it wrote a kernel before, which lies in its own cache.
+    """
+    channels, pixels = sizes
+    if isa.threads > 1 and work >= PARALLEL_WORK and pixels > channels and extent(schedule, tiles) % isa.threads == 0:
+        share, rest = schedule.split(tiles, [isa.threads, None])
+        schedule.reorder(share, *blocks, rest)
+        mark_parallel(schedule, [share])
+    else:
+        spread(schedule, isa, [*blocks, tiles], work)
+
+
 def products(isa: Isa, multiplications: int) -> int:
     """Multiplications in vectors as elements of a copy, which take about two cycles each, loads and misses included."""
     return 2 * multiplications // isa.lanes

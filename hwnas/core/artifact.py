@@ -49,7 +49,7 @@ def write_artifact(artifact: Artifact) -> Artifact:
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in a folder. Raises DataError if its description is missing or not one."""
     try:
-        document: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+        document: dict[str, Any] = dict(json.loads((folder / DESCRIPTION).read_text()))
         lists = {name: tuple(document.get(name, ())) for name in ("uncovered", "code")}
         return Artifact(path=str(folder), **{**document, **lists})
     except (OSError, ValueError, TypeError, KeyError) as error:

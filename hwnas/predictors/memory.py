@@ -33,13 +33,13 @@ class MemoryPredictor:
         classes: Mapping[str, str],
         shared: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """kernels: workload id -> bytes by use, as measured; classes: workload id -> its class of kernel; shared:
-        workload id -> bytes of the functions in its code that others may share, by name."""
+        """kernels: workload id -> bytes by use, as measured, but for shared code; classes: workload id -> its class of
+        kernel; shared: workload id -> bytes of the functions in its code that others may share, by name."""
         self._kernels = {k: {use: float(v[use]) for use in USES} for k, v in kernels.items()}
         self._classes = dict(classes)
         self._shared = {k: {name: float(size) for name, size in v.items()} for k, v in shared.items()}
-        for k, functions in self._shared.items():
-            self._kernels[k]["code"] -= sum(functions.values())
+        if unknown := self._shared.keys() - self._kernels.keys():
+            raise KeyError(f"shared functions of unknown kernels {sorted(unknown)[:3]}")
         self._typical = {
             kind: {
                 use: float(np.median([v[use] for k, v in self._kernels.items() if self._classes[k] == kind]))
@@ -60,11 +60,12 @@ class MemoryPredictor:
         networks = [n for k, n in table.networks.items() if all(k in found[use] for use in ("flash", "ram", "arena"))]
         if not known or not networks:
             return None
-        self = cls(
-            {k: {use: found[use][k] for use in USES} for k in known},
-            {k: kernel_class(table.workloads[k]) for k in known},
-            {k: functions for k, functions in _shared_functions(table).items() if k in set(known)},
-        )
+        functions = _shared_functions(table)
+        shared = {k: functions[k] for k in known if k in functions}
+        measured = {k: {use: found[use][k] for use in USES} for k in known}
+        for k, sizes in shared.items():
+            measured[k]["code"] -= sum(sizes.values())
+        self = cls(measured, {k: kernel_class(table.workloads[k]) for k in known}, shared)
         rows = {k: self.row(table.workloads[k]) for n in networks for k in n.parts}
         kernels = np.array([sum(rows[k][0] + c * rows[k][1] for k, c in n.parts.items()) for n in networks])
         kernels += [sum(self._once(n.parts).values()) for n in networks]
@@ -101,9 +102,8 @@ class MemoryPredictor:
 
     def to_json(self) -> dict[str, Any]:
         """Everything `from_json` needs, as JSON."""
-        whole = {k: {**v, "code": v["code"] + sum(self._shared.get(k, {}).values())} for k, v in self._kernels.items()}
         return {
-            "kernels": whole,
+            "kernels": self._kernels,
             "classes": self._classes,
             "shared": self._shared,
             "flash": self.own_flash.tolist(),

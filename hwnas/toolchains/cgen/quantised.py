@@ -120,7 +120,7 @@ def read_group(graph: View, kernel: Kernel) -> Group | None:
     result = Activation(graph.types[given].shape, grid_of(graph, sinks[0]) if sinks else None)
     clamp = None
     if len(core) == 2 and core[1].op in ("Relu", "Clip") and core[1].inputs[0] == core[0].outputs[0]:
-        clamp = _bounds(graph, core.pop())
+        clamp = bounds_of(graph, core.pop())
         if clamp is None:
             return None
     if len(core) > 1:
@@ -159,7 +159,8 @@ def _data_operands(operator: Operator) -> int:
            if operator.op in ("Concat", "Max", "Min", "Sum") else 1)  # fmt: skip
 
 
-def _bounds(graph: View, clamp: Operator) -> tuple[float, float] | None:
+def bounds_of(graph: View, clamp: Operator) -> tuple[float, float] | None:
+    """The bounds of a Relu or Clip; None where they are not constant."""
     if clamp.op == "Relu":
         return 0.0, float("inf")
     bounds = [-float("inf"), float("inf")]

@@ -1,6 +1,6 @@
 """Schedules of our own for CPUs: TensorIR for each fused kernel in closed form, with no search.
 
-`pipeline.lower` is the entrance. A row or report that used these schedules names `SCHEDULE`; raise `VERSION` with
+`pipeline.fused` and `objects.link_library` are the entrances. A row or report that used these schedules names `SCHEDULE`; raise `VERSION` with
 every change that alters the code of a kernel, so that rows of another version do not mix.
 """
 

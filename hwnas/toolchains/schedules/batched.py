@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import call
 from hwnas.toolchains.schedules.products import Block, product, register_block, schedule_product
@@ -75,7 +75,7 @@ def legal_batched(isa: Isa) -> Any:
 
     def legalise(builder: Any, operator: Any) -> Any:
         operands = operator.args
-        if any(str(value.ty.dtype.dtype) != "float32" or len(shape_of(value)) < 2 for value in operands):
+        if any(not is_fp32(value) or len(shape_of(value)) < 2 for value in operands):
             return None
         if any(0 in shape_of(value) for value in operands):
             return None

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from hwnas.toolchains.schedules.convolution import packed
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import call
 from hwnas.toolchains.schedules.products import Block, product, register_block, schedule_product
@@ -67,7 +67,7 @@ def legal_dense(isa: Isa) -> Any:
         if not hasattr(right, "value"):
             return None
         weights = right.value.numpy()
-        if weights.ndim != 2 or weights.dtype.name != "float32" or str(left.ty.dtype.dtype) != "float32":
+        if weights.ndim != 2 or weights.dtype.name != "float32" or not is_fp32(left):
             return None
         if len(shape_of(left)) < 2 or prod(shape_of(left)) == 0 or weights.size == 0:
             return None

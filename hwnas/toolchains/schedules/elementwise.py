@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 
 
@@ -55,7 +55,7 @@ def legal_softplus(isa: Isa) -> Any:
 
     def legalise(builder: Any, operator: Any) -> Any:
         source = operator.args[0]
-        if str(source.ty.dtype.dtype) != "float32" or float(operator.attrs.beta) != 1.0:
+        if not is_fp32(source) or float(operator.attrs.beta) != 1.0:
             return None
         return _call(builder, source, softplus, "softplus")
 
@@ -67,7 +67,7 @@ def legal_power(isa: Isa) -> Any:
 
     def legalise(builder: Any, operator: Any) -> Any:
         source, exponent = operator.args
-        if not hasattr(exponent, "value") or str(source.ty.dtype.dtype) != "float32":
+        if not hasattr(exponent, "value") or not is_fp32(source):
             return None
         values = exponent.value.numpy()
         if values.size != 1 or values.ndim > len(shape_of(source)):

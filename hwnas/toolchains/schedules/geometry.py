@@ -55,6 +55,11 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
+def is_fp32(tensor: Any) -> bool:
+    """Whether a Relax expression is a tensor of float32."""
+    return str(tensor.ty.dtype.dtype) == "float32"
+
+
 def window_of(attrs: Any, image: tuple[int, ...], kernel: tuple[int, ...]) -> Window:
     """The window of a relax convolution's or pool's attributes over an NHWC or NWC image."""
     strides, padding, dilation = ([int(v) for v in getattr(attrs, key)] for key in ("strides", "padding", "dilation"))

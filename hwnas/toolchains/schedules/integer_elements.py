@@ -147,24 +147,18 @@ def _rescaled(source: Any, zero_in: Any, factor: Any, ends: Any, zero: Any, *, s
 
 def _unary(graph: View, group: Group, images: bool) -> Kernel | None:
     """A clamp or a change of grid; None for other operators of one operand, which are tables."""
+    from hwnas.toolchains.cgen.quantised import bounds_of
+
     if len(group.operands) != 1 or group.result.grid is None or group.operands[0].grid is None:
         return None
     if group.operands[0].shape != group.result.shape or group.operands[0].grid.scale.size > 1:
         return None
     if group.op in ("DequantizeLinear", "Identity"):
         return moved(group, images)
-    if group.op in ("Relu", "Clip") and group.clamp is None and (bounds := _clamp(graph, group)) is not None:
+    if (
+        group.op in ("Relu", "Clip")
+        and group.clamp is None
+        and (bounds := bounds_of(graph, group.operator)) is not None
+    ):
         return moved(replace(group, clamp=bounds), images)
     return None  # a table: `integer_tables`
-
-
-def _clamp(graph: View, group: Group) -> tuple[float, float] | None:
-    """The bounds of a Relu or Clip; None where they are not constant."""
-    bounds = [0.0 if group.op == "Relu" else -float("inf"), float("inf")]
-    for position, name in enumerate(group.operator.inputs[1:3]):
-        if name:
-            value = graph.scalar(name)
-            if value is None:
-                return None
-            bounds[position] = value
-    return bounds[0], bounds[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,6 +108,21 @@ def apply_rules(module: Any, isa: Isa) -> tuple[Any, tuple[str, ...]]:
             result = result.with_attr("tirx.is_scheduled", True)
         module.update_func(name, result.without_attr("global_symbol"))
     return module, tuple(sorted(uncovered))
+
+
+def calls_of(module: Any) -> Counter[str]:
+    """How often the main function of a module calls each of its kernels, by name."""
+    import tvm
+    from tvm import relax
+
+    calls: Counter[str] = Counter()
+
+    def visit(expression: Any) -> None:
+        if isinstance(expression, relax.Call) and expression.args and isinstance(expression.args[0], tvm.ir.GlobalVar):
+            calls[expression.args[0].name_hint] += 1
+
+    relax.analysis.post_order_visit(module["main"], visit)
+    return calls
 
 
 def compile_module(lowered: Lowered, target: Any) -> Any:

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from hwnas.toolchains.schedules.generic import inline_cheap, schedule_any, schedule_elements
-from hwnas.toolchains.schedules.geometry import Window, padded, shape_of, window_of
+from hwnas.toolchains.schedules.geometry import Window, is_fp32, padded, shape_of, window_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import (
     annotation,
@@ -122,7 +122,7 @@ def legal_pool(kind: str) -> Any:
         def legalise(builder: Any, operator: Any) -> Any:
             (image,) = operator.args
             attrs, shape = operator.attrs, shape_of(image)
-            if attrs.layout not in LAYOUTS or str(image.ty.dtype.dtype) != "float32" or 0 in shape:
+            if attrs.layout not in LAYOUTS or not is_fp32(image) or 0 in shape:
                 return None
             window = window_of(attrs, shape, tuple(int(size) for size in attrs.pool_size))
             counted = bool(attrs.count_include_pad) if kind == "avg" else False

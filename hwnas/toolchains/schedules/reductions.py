@@ -12,7 +12,7 @@ from typing import Any
 
 from hwnas.toolchains.schedules.access import accesses, breaks_of
 from hwnas.toolchains.schedules.generic import accumulate_lanes, inline_cheap, schedule_any, vectorise
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import annotation, block_names, call, extent, reduces, spread
 
@@ -224,7 +224,7 @@ def legal_reduction(kind: str) -> Callable[[Isa], Any]:
         def legalise(builder: Any, operator: Any) -> Any:
             (source,) = operator.args
             shape = shape_of(source)
-            if str(source.ty.dtype.dtype) != "float32" or 0 in shape or not shape:
+            if not is_fp32(source) or 0 in shape or not shape:
                 return None
             given = operator.attrs.axis
             axes = range(len(shape)) if given is None else sorted(int(axis) % len(shape) for axis in given)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import call
 from hwnas.toolchains.schedules.reductions import reducer, row_total, schedule_rows
@@ -100,7 +100,7 @@ def legal_softmax(log: bool) -> Callable[[Isa], Any]:
         def legalise(builder: Any, operator: Any) -> Any:
             (source,) = operator.args
             shape = shape_of(source)
-            if str(source.ty.dtype.dtype) != "float32" or 0 in shape or not shape:
+            if not is_fp32(source) or 0 in shape or not shape:
                 return None
             axis = int(operator.attrs.axis) % len(shape)
             return call(builder, "hw_softmax", softmax, source, axis=axis, lanes=isa.lanes, log=log)
@@ -117,7 +117,7 @@ def legal_layer_norm(isa: Isa) -> Any:
         source, *affine = operator.args
         shape = shape_of(source)
         axes = sorted(int(axis) % len(shape) for axis in operator.attrs.axes)
-        if str(source.ty.dtype.dtype) != "float32" or 0 in shape or axes != list(range(axes[0], len(shape))):
+        if not is_fp32(source) or 0 in shape or axes != list(range(axes[0], len(shape))):
             return None
         if any(shape_of(value) != shape[axes[0] :] for value in affine):
             return None
@@ -137,7 +137,7 @@ def legal_group_norm(isa: Isa) -> Any:
 
         source, *affine = operator.args
         shape = shape_of(source)
-        if str(source.ty.dtype.dtype) != "float32" or 0 in shape or len(shape) < 3:
+        if not is_fp32(source) or 0 in shape or len(shape) < 3:
             return None
         axes = sorted(int(axis) % len(shape) for axis in operator.attrs.axes)
         if int(operator.attrs.channel_axis) % len(shape) != 1 or axes != list(range(2, len(shape))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from hwnas.toolchains.schedules.geometry import shape_of
+from hwnas.toolchains.schedules.geometry import is_fp32, shape_of
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import PARALLEL_WORK
 
@@ -95,7 +95,7 @@ def legal_permutation(isa: Isa) -> Any:
         (source,) = operator.args
         shape, axes = shape_of(source), operator.attrs.axes
         order = tuple(int(axis) for axis in axes) if axes is not None else tuple(reversed(range(len(shape))))
-        if str(source.ty.dtype.dtype) != "float32" or prod(shape) < LEAST:
+        if not is_fp32(source) or prod(shape) < LEAST:
             return None
         matrices = as_matrices(shape, order)
         if matrices is None or min(matrices[1:]) < SMALLEST:

@@ -20,7 +20,7 @@ from hwnas.graph.workloads import is_channels_last
 from hwnas.toolchains.schedules import timing
 from hwnas.toolchains.schedules.isa import Isa, isa_of
 from hwnas.toolchains.schedules.objects import pass_options, with_content_names, without_reshapes
-from hwnas.toolchains.schedules.pipeline import fused
+from hwnas.toolchains.schedules.pipeline import calls_of, fused
 from hwnas.toolchains.schedules.rules import scheduled
 from hwnas.toolchains.schedules.traces import form_id, of_trace, tiles_near, trace_of, under
 from hwnas.toolchains.schedules.tuned import Tuned, TunedSchedules, check_schedule
@@ -138,7 +138,7 @@ def survey(networks: Sequence[ModelProto], target: Any, isa: Isa, seed: int = 0)
         lowered = fused(network, isa, target, "NHWC" if is_channels_last(network) else "NCHW")
         module, names = with_content_names(without_reshapes(lowered.module))
         ids = {symbol: form_id(module[symbol]) for symbol in names}
-        for symbol, count in _calls(module).items():
+        for symbol, count in calls_of(module).items():
             if symbol in ids:
                 calls[ids[symbol]] += count
         functions.update({ids[symbol]: (name, module[symbol]) for symbol, name in names.items()})
@@ -155,20 +155,6 @@ def ruled(function: Any, target: Any, isa: Isa) -> timing.Compiled:
     """A kernel compiled as its rule has it, which is what tuning has to beat."""
     by_rule, _ = scheduled(function.with_attr("global_symbol", "main"), isa)
     return timing.compiled(by_rule, target, pass_options(target))
-
-
-def _calls(module: Any) -> Counter[str]:
-    import tvm
-    from tvm import relax
-
-    calls: Counter[str] = Counter()
-
-    def visit(expression: Any) -> None:
-        if isinstance(expression, relax.Call) and expression.args and isinstance(expression.args[0], tvm.ir.GlobalVar):
-            calls[expression.args[0].name_hint] += 1
-
-    relax.analysis.post_order_visit(module["main"], visit)
-    return calls
 
 
 def allotment(trials: int, seconds: Sequence[float], spent: Sequence[int]) -> list[int]:

@@ -74,8 +74,7 @@ class Board:
         from tvm import relax
 
         from hwnas.toolchains.schedules.isa import isa_of
-        from hwnas.toolchains.schedules.pipeline import apply_rules, fused
-        from tests.bench.compiled.kernels import calls_of
+        from hwnas.toolchains.schedules.pipeline import apply_rules, calls_of, fused
 
         target = self.target
         isa = isa_of(target)

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TVM_NUM_THREADS", "2")
 
-from tests.bench.compiled.engines import Engine, first_line, onnxruntime, ours, relative_error, use_threads
+from tests.bench.compiled.engines import Engine, measure_all, onnxruntime, ours, relative_error, use_threads
 from tests.bench.compiled.networks import NETWORKS, REFERENCES, names, network, network_path, random_input
 from tests.bench.compiled.timing import alone, geometric_mean, interleaved, least_ratio, median_ratio
 
@@ -47,18 +47,9 @@ def main() -> None:
         f"{'network':16} {'ratio':>6} {'median':>6} {'goal':>5} {'ours us':>9} {'ort us':>9} {'error':>8} {'kernels':>7} "
         f"{'uncov.':>6} {'transp.':>7} {'cold s':>6} {'kept s':>6} {'2 thr.':>6}  verdict"
     )
-    rows, reasons = [], []
-    for name in settings.networks:
-        try:
-            row, uncovered = measure(name, settings.rounds, settings.threads, settings.lock)
-        except Exception as error:  # one network that cannot be compiled does not hide the others
-            reasons.append(f"{name} FAILED: {first_line(error)}")
-            print(f"{name:16} {reasons[-1]}", flush=True)
-            continue
-        rows.append(row)
-        reasons += [f"{name} has an uncovered kernel, {reason[:300]}" for reason in uncovered]
-    for reason in reasons:
-        print(reason)
+    rows, reasons = measure_all(
+        settings.networks, lambda name: measure(name, settings.rounds, settings.threads, settings.lock)
+    )
     sys.exit(0 if summary(rows) and not reasons else 1)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tests.bench.compiled.engines import Engine, first_line, onnxruntime, ours
+from tests.bench.compiled.engines import Engine, measure_all, onnxruntime, ours
 from tests.bench.compiled.networks import names, network, quantised, random_input
 from tests.bench.compiled.timing import alone, geometric_mean, interleaved, least_ratio
 
@@ -51,18 +51,9 @@ def main() -> None:
         f"{'network':16} {'of fp32':>7} {'of ort':>7} {'int8 us':>9} {'fp32 us':>9} {'ort int8':>9} {'steps':>5} {'ort':>5} "
         f"{'off':>11} {'kernels':>7} {'uncov.':>6} {'transp.':>7}  verdict (goals {GOAL_FP32}, {GOAL_INT8}, {GOAL_STEPS})"
     )
-    rows, reasons = [], []
-    for name in settings.networks:
-        try:
-            row, uncovered = measure(name, settings.rounds, settings.inputs, settings.lock)
-        except Exception as error:  # one network that cannot be compiled does not hide the others
-            reasons.append(f"{name} FAILED: {first_line(error)}")
-            print(f"{name:16} {reasons[-1]}", flush=True)
-            continue
-        rows.append(row)
-        reasons += [f"{name} has an uncovered kernel, {reason[:300]}" for reason in uncovered]
-    for reason in reasons:
-        print(reason)
+    rows, reasons = measure_all(
+        settings.networks, lambda name: measure(name, settings.rounds, settings.inputs, settings.lock)
+    )
     for label, values, goal in (
         ("of our own fp32", [r.of_fp32 for r in rows], GOAL_FP32),
         ("of onnxruntime's int8", [r.of_int8 for r in rows], GOAL_INT8),

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 
+Row = TypeVar("Row")
 OBJECTS = "bench-objects"
 """The folder, in the cache, of kernels that a bench compiled before; their keys hold the sources of the schedules."""
 
@@ -92,28 +93,14 @@ def loaded(library: Path) -> Any:
 
 def stock(network: onnx.ModelProto, given: np.ndarray) -> Engine:
     """The network with TVM's default lowering: what was built before there were schedules of our own."""
+    from hwnas.toolchains.tvm_cuda import lower
+
     target = host_target()
     start = processor_s()
-    module = stock_module(network, target)
+    module = lower(network, target)
     machine = executable(module, target)
     run, outputs = _machine_calls(machine, given)
     return Engine(run, outputs, processor_s() - start, module=module)
-
-
-def stock_module(network: onnx.ModelProto, target: Any) -> Any:
-    """An IRModule of fused PrimFuncs by TVM's default lowering alone."""
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
-
-    passes = relax.transform
-    pipeline = [
-        passes.DecomposeOpsForInference(), passes.CanonicalizeBindings(), passes.FoldConstant(), passes.LegalizeOps(),
-        passes.AnnotateTIROpPattern(), passes.FoldConstant(), passes.FuseOps(), passes.FuseTIR(),
-        passes.DeadCodeElimination(),
-    ]  # fmt: skip
-    with target:
-        return tvm.transform.Sequential(pipeline)(from_onnx(network, keep_params_in_input=False))
 
 
 def executable(module: Any, target: Any) -> Any:
@@ -177,3 +164,22 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 def first_line(error: Exception) -> str:
     """What an error says, in one line; TVM's are pages long."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def measure_all(
+    networks: Iterable[str], measure: Callable[[str], tuple[Row, tuple[str, ...]]]
+) -> tuple[list[Row], list[str]]:
+    """`measure` of each network: the rows, and what is to say of those that failed or have uncovered kernels."""
+    rows, reasons = [], []
+    for name in networks:
+        try:
+            row, uncovered = measure(name)
+        except Exception as error:  # one network that cannot be compiled does not hide the others
+            reasons.append(f"{name} FAILED: {first_line(error)}")
+            print(f"{name:16} {reasons[-1]}", flush=True)
+            continue
+        rows.append(row)
+        reasons += [f"{name} has an uncovered kernel, {reason[:300]}" for reason in uncovered]
+    for reason in reasons:
+        print(reason)
+    return rows, reasons

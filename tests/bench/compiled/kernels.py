@@ -15,7 +15,7 @@ import math
 import os
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -98,7 +98,7 @@ def our_kernels(engine: Engine, given: np.ndarray) -> list[Kernel]:
 
     from hwnas.toolchains.schedules.isa import isa_of
     from hwnas.toolchains.schedules.objects import pass_options
-    from hwnas.toolchains.schedules.pipeline import apply_rules
+    from hwnas.toolchains.schedules.pipeline import apply_rules, calls_of
 
     target = host_target()
     scheduled, _ = apply_rules(engine.module, isa_of(target))
@@ -127,21 +127,6 @@ def our_kernels(engine: Engine, given: np.ndarray) -> list[Kernel]:
     # What noting the time takes itself is at most what it adds to the kernel that it delays least.
     extra_s = max(0.0, min(k.inside_s - k.each_s for k in found if k.calls))
     return [replace(k, inside_s=k.inside_s - extra_s) for k in found]
-
-
-def calls_of(module: Any) -> Counter[str]:
-    """How often the main function of a module calls each of its kernels."""
-    import tvm
-    from tvm import relax
-
-    calls: Counter[str] = Counter()
-
-    def visit(expression: Any) -> None:
-        if isinstance(expression, relax.Call) and expression.args and isinstance(expression.args[0], tvm.ir.GlobalVar):
-            calls[expression.args[0].name_hint] += 1
-
-    relax.analysis.post_order_visit(module["main"], visit)
-    return calls
 
 
 def inside_times(module: Any, given: np.ndarray, runs: int = 15) -> dict[str, float]:

@@ -92,6 +92,7 @@ runners.declare("tvm-rpc", "hwnas.runners.tvm_rpc:RpcRunner")
 for _name, _class in (("hwmon", "HwmonMeter"), ("rapl", "RaplMeter"), ("ppk2", "Ppk2Meter"), ("lpm01a", "Lpm01aMeter"),
                       ("joulescope", "JoulescopeMeter"), ("model", "ModelMeter")):  # fmt: skip
     meters.declare(_name, f"hwnas.meters.{_name}:{_class}")
+runners.declare("simulator", "hwnas.runners.simulator:SimulatorRunner")
 runners.declare("fake", "hwnas.runners.fake:FakeRunner")
 spaces.declare("cell", "hwnas.spaces.cell:CellSpace")
 spaces.declare("mbconv", "hwnas.spaces.mbconv:MbconvSpace")

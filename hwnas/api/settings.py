@@ -39,10 +39,14 @@ class BudgetSettings(BaseModel):
     energy: str | float | None = None
     flash: str | float | None = None
     ram: str | float | None = None
+    sram: str | float | None = None
     params: str | float | None = None
     macs: str | float | None = None
     instructions: str | float | None = None
     cycles: str | float | None = None
+    dsp: str | float | None = None
+    bram: str | float | None = None
+    lut: str | float | None = None
     confidence: Ratio = Field(default=0.9, gt=0, lt=1)
 
     METRICS: ClassVar[tuple[Metric, ...]] = Budget.METRICS

@@ -24,6 +24,10 @@ Tensors are {name, dtype, shape, layout, offset, bytes} with numpy's name of the
 layout NHWC holds its channels last, and who writes or reads it changes the order. kernels are names in order, code says
 which code computes each, and layout_transforms how many tensors kernels copy into another order.
 """
+TFLITE = "network.tflite"
+"""The int8 network as TFLite with float inputs and outputs, before an accelerator's compiler took it apart."""
+COMPILED = "network_compiled.tflite"
+"""What an accelerator's compiler made of it: what is deployed."""
 INPUTS = "inputs.json"
 """Shape and numpy type of each input, where the artifact cannot tell itself."""
 

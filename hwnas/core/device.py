@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hwnas.core.accelerator import Accelerator
 from hwnas.core.estimate import Bandwidth, Bytes, Frequency, Rate, Ratio, Seconds
-from hwnas.core.measurement import Fidelity, RunMetric
+from hwnas.core.measurement import Fidelity, RunMetric, Samples
 from hwnas.digest import content_id
+from hwnas.errors import ConfigError
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -127,6 +129,7 @@ class Device(BaseModel):
     mcu: Mcu | None = None
     emulator: Emulator | None = None
     rpc: Rpc | None = None
+    accelerator: Accelerator | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Device:
@@ -144,6 +147,8 @@ class Device(BaseModel):
         emulated = self.emulator is not None or (self.rpc is not None and self.rpc.emulated is not None)
         if emulated and self.fidelity is Fidelity.HARDWARE:
             raise ValueError("an emulated device is not hardware: its fidelity is instruction-sim")
+        if self.fidelity is Fidelity.CYCLE_SIM and self.accelerator is None:
+            raise ValueError("a device of fidelity cycle-sim needs an accelerator: section, whose clock makes seconds")
         if self.fidelity is Fidelity.INSTRUCTION_SIM and self.compute.instructions_per_s is None:
             raise ValueError("a device of fidelity instruction-sim needs compute.instructions_per_s, such as 25 M/s")
         if self.mcu is not None:
@@ -159,8 +164,40 @@ class Device(BaseModel):
         return self.fidelity.metric
 
     @property
+    def derived(self) -> tuple[str, ...]:
+        """Metrics that follow from a row by what this YAML says: latency from cycles, energy from traffic."""
+        if self.accelerator is None:
+            return ()
+        latency = ("latency",) if self.metric == "cycles" else ()
+        return (*latency, "energy") if self.accelerator.energy is not None else latency
+
+    def value(self, samples: Samples, metric: str) -> float | None:
+        """What a row says of a metric on this device (SI), derived where it has to be; None if nothing says it."""
+        if metric not in self.derived:
+            return samples.metric(metric)
+        assert self.accelerator is not None
+        run = samples.metric(self.metric)
+        if run is None:
+            return None
+        latency_s = run / self.accelerator.clock if self.metric == "cycles" else run
+        if metric == "latency":
+            return latency_s
+        energy = self.accelerator.energy
+        if energy is None or samples.traffic is None or samples.macs is None:
+            return None
+        try:
+            return energy.joules(samples.macs, samples.traffic, latency_s)
+        except KeyError as error:
+            raise ConfigError(
+                f"{self.name} does not price a byte of {error}", key="accelerator.energy.per_byte"
+            ) from None
+
+    @property
     def digest(self) -> str:
-        return content_id(self.model_dump(mode="json", by_alias=True))
+        document = self.model_dump(mode="json", by_alias=True)
+        if self.accelerator is None:  # a section of some devices changes no digest of the others
+            del document["accelerator"]
+        return content_id(document)
 
     def memory(self, use: str) -> Memory | None:
         """The first memory of that use."""

@@ -12,17 +12,23 @@ from hwnas.core.measurement import Fidelity
 from hwnas.errors import ConfigError
 
 Source = Literal["table", "predictor", "roofline", "exact", "measured"]
-Metric = Literal["latency", "energy", "flash", "ram", "params", "macs", "instructions", "cycles"]
+Metric = Literal[
+    "latency", "energy", "flash", "ram", "sram", "params", "macs", "instructions", "cycles", "dsp", "bram", "lut"
+]
 
 METRIC_KIND: dict[str, units.Kind] = {
     "latency": "time",
     "energy": "energy",
     "flash": "bytes",
     "ram": "bytes",
+    "sram": "bytes",
     "params": "count",
     "macs": "count",
     "instructions": "count",
     "cycles": "count",
+    "dsp": "count",
+    "bram": "count",
+    "lut": "count",
 }
 """What kind of quantity each budgeted metric is."""
 
@@ -76,6 +82,7 @@ Rate = Annotated[float, reader("rate"), writer("/s")]
 Frequency = Annotated[float, reader("frequency"), writer("Hz")]
 Bandwidth = Annotated[float, reader("bandwidth"), writer("B/s")]
 Volts = Annotated[float, reader("voltage"), writer("V")]
+Watts = Annotated[float, reader("power"), writer("W")]
 
 
 class Budget(BaseModel):
@@ -84,17 +91,21 @@ class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     METRICS: ClassVar[tuple[Metric, ...]] = (
-        "latency", "energy", "flash", "ram", "params", "macs", "instructions", "cycles",
+        "latency", "energy", "flash", "ram", "sram", "params", "macs", "instructions", "cycles", "dsp", "bram", "lut",
     )  # fmt: skip
 
     latency: Seconds | None = None
     energy: Joules | None = None
     flash: Bytes | None = None
     ram: Bytes | None = None
+    sram: Bytes | None = None
     params: Count | None = None
     macs: Count | None = None
     instructions: Count | None = None
     cycles: Count | None = None
+    dsp: Count | None = None
+    bram: Count | None = None
+    lut: Count | None = None
     confidence: Ratio = Field(default=0.9, gt=0, lt=1)
 
     def limits(self) -> dict[Metric, float]:

@@ -113,6 +113,8 @@ class Samples:
     `workspace`, `stack`, and for a deployed image `flash` and `ram`; `code:NAME` is what a function takes of `code`
     that all kernels of a network share). uncovered: the kernels that ran without a
     schedule rule, each with the reason where it is known. code: the micro-kernels and other code that were chosen.
+    Of an accelerator: parts is where one run goes (`accelerator`, `cpu`, `transfer`; they add up to the run), traffic
+    the bytes that it moves by memory, macs its multiply-accumulates; energy is a rule over those, kept out of the row.
     """
 
     latency_s: tuple[float, ...] = ()
@@ -123,6 +125,9 @@ class Samples:
     cycles: tuple[float, ...] | None = None
     uncovered: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    parts: Mapping[str, float] | None = None
+    traffic: Mapping[str, float] | None = None
+    macs: float | None = None
 
     def readings(self, metric: str) -> tuple[float, ...]:
         """The readings of `latency` (s), `energy` (J, net, a run), `instructions` or `cycles`; empty if there are none."""
@@ -194,6 +199,15 @@ def check_samples(samples: Samples) -> None:
             raise MeasurementInvalid("memory must be bytes by use")
         if not all(_is_whole(n, 0) for n in samples.memory.values()):
             raise MeasurementInvalid("bytes of memory must be whole numbers")
+    for what, amounts in (("parts of a run", samples.parts), ("traffic", samples.traffic)):
+        if amounts is not None and not (
+            isinstance(amounts, Mapping)
+            and all(isinstance(name, str) and name.isprintable() for name in amounts)
+            and all(is_number(n) and n >= 0 for n in amounts.values())
+        ):
+            raise MeasurementInvalid(f"{what} must be amounts by name, none of them negative")
+    if samples.macs is not None and not (is_number(samples.macs) and samples.macs >= 0):
+        raise MeasurementInvalid("multiply-accumulates must be a number, not below 0")
     for what, names in (("uncovered kernels", samples.uncovered), ("code", samples.code)):
         if not isinstance(names, tuple) or len(names) > MOST_NAMES:
             raise MeasurementInvalid(f"{what} must be a list of at most {MOST_NAMES} names")

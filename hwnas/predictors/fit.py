@@ -8,11 +8,12 @@ from hwnas.core.device import Device
 from hwnas.errors import ConfigError, TableConflict
 from hwnas.predictors.memory import MemoryPredictor
 from hwnas.predictors.network import NetworkPredictor
+from hwnas.predictors.peak import PeakPredictor
 from hwnas.predictors.workload import WorkloadPredictor
 from hwnas.tables.table import LatencyTable
 
 METRICS = ("latency", "energy", "instructions", "cycles")
-"""What a row of a latency table may hold."""
+"""What a row of a latency table may hold, or what follows from it by the rules in a device's YAML."""
 
 
 def check_table(table: LatencyTable, device: Device) -> None:
@@ -48,18 +49,23 @@ def fit_workloads(table: LatencyTable, device: Device, metric: str | None = None
     if metric not in METRICS:
         raise ConfigError("tables hold no such metric", key="metric", given=metric, allowed=METRICS)
     check_table(table, device)
-    values = table.values(metric)
+    values = known_values(table, device, metric)
     known = [table.workloads[k] for k in values if k in table.workloads]
     predictor = WorkloadPredictor(device, seed, table.recipe.toolchain, metric)
     predictor.fit(known, [values[w.id] for w in known])
     return predictor
 
 
-def calibration(
-    table: LatencyTable, predictor: NetworkPredictor, metric: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def known_values(table: LatencyTable, device: Device, metric: str) -> dict[str, float]:
+    """subject id -> what the table's valid rows say of a metric (SI), derived where the device says how."""
+    if metric in device.derived:
+        return table.values(metric, lambda samples: device.value(samples, metric))
+    return table.values(metric)
+
+
+def calibration(table: LatencyTable, device: Device, predictor: NetworkPredictor) -> tuple[np.ndarray, np.ndarray]:
     """The measured whole networks of a table: columns n x COLUMNS and values n in SI units."""
-    values = table.values(metric or predictor.metric)
+    values = known_values(table, device, predictor.metric)
     # A net energy below idle power is noise, and has no logarithm.
     measured = [network for k, network in table.networks.items() if values.get(k, 0.0) > 0]
     if not measured:
@@ -69,7 +75,17 @@ def calibration(
 
 
 def fit_network(table: LatencyTable, device: Device, metric: str | None = None, seed: int = 0) -> NetworkPredictor:
-    """A predictor of whole networks: workloads first, then the correction on the table's whole networks."""
-    predictor = NetworkPredictor(fit_workloads(table, device, metric, seed), seed, MemoryPredictor.of(table))
-    predictor.fit(*calibration(table, predictor, metric))
+    """A predictor of whole networks: workloads first, then the correction on the table's whole networks.
+
+    Without a metric it is of what a run is measured in on the device, and tells beside it what follows by the device's
+    YAML: latency from cycles, energy from traffic.
+    """
+    memory, peak = MemoryPredictor.of(table), PeakPredictor.of(table)
+    predictor = NetworkPredictor(fit_workloads(table, device, metric, seed), seed, memory, peak)
+    predictor.fit(*calibration(table, device, predictor))
+    if metric is None and device.accelerator is not None:
+        if "latency" in device.derived:
+            predictor.seconds_per = 1 / device.accelerator.clock
+        if "energy" in device.derived and known_values(table, device, "energy"):
+            predictor.beside["energy"] = fit_network(table, device, "energy", seed)
     return predictor

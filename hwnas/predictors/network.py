@@ -22,6 +22,7 @@ from hwnas.errors import DataError
 from hwnas.predictors.conformal import conformal_quantile, lower_quantile, out_of_fold
 from hwnas.predictors.features import CLASSES, kernel_class
 from hwnas.predictors.memory import MemoryPredictor
+from hwnas.predictors.peak import PeakPredictor
 from hwnas.predictors.workload import WorkloadPredictor
 from hwnas.records import write_atomically
 
@@ -45,13 +46,22 @@ class Error:
 
 
 class NetworkPredictor:
-    """A metric (latency in s, or instructions) of whole networks from the counts of their workloads.
+    """A metric (latency in s, instructions, cycles) of whole networks from the counts of their workloads.
 
-    `memory` tells flash and RAM where the rows of the table do.
+    `memory` tells flash and RAM, `peak` the SRAM of an accelerator, where the rows of the table do. `beside` holds
+    predictors of other metrics of the same table, and `seconds_per` what one cycle lasts, where the device says so.
     """
 
-    def __init__(self, workloads: WorkloadPredictor, seed: int = 0, memory: MemoryPredictor | None = None) -> None:
-        self.workloads, self.memory = workloads, memory
+    def __init__(
+        self,
+        workloads: WorkloadPredictor,
+        seed: int = 0,
+        memory: MemoryPredictor | None = None,
+        peak: PeakPredictor | None = None,
+    ) -> None:
+        self.workloads, self.memory, self.peak = workloads, memory, peak
+        self.beside: dict[str, NetworkPredictor] = {}
+        self.seconds_per: float | None = None
         self.fidelity: Fidelity = workloads.fidelity
         self.metric = workloads.metric
         self._seed = seed
@@ -153,6 +163,9 @@ class NetworkPredictor:
             "seed": self._seed,
             "workloads": self.workloads.to_json(),
             "memory": None if self.memory is None else self.memory.to_json(),
+            "peak": None if self.peak is None else self.peak.to_json(),
+            "beside": {metric: other.to_json() for metric, other in self.beside.items()},
+            "seconds_per": self.seconds_per,
             "weights": self._weights.tolist(),
             "intercept": self._intercept,
             "residuals": self._residuals.tolist(),
@@ -168,7 +181,11 @@ class NetworkPredictor:
             if document["kind"] != "network-predictor":
                 raise ValueError(f"its kind is {document['kind']!r}")
             memory = None if document["memory"] is None else MemoryPredictor.from_json(document["memory"])
-            self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]), memory)
+            peak = None if document.get("peak") is None else PeakPredictor.from_json(document["peak"])
+            self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]), memory, peak)
+            self.beside = {str(m): cls.from_json(other) for m, other in document.get("beside", {}).items()}
+            rate = document.get("seconds_per")
+            self.seconds_per = None if rate is None else float(rate)
             weights = np.array(document["weights"], dtype=float)
             if weights.shape != (COLUMNS,):
                 raise ValueError(f"it has {weights.size} weights, not {COLUMNS}")

@@ -43,7 +43,7 @@ class WorkloadPredictor:
         bandwidth = next((m.bandwidth for m in device.memories if m.use == "ram" and m.bandwidth), None)
         compute = device.compute
         # A second of the roofline stands for so many of the metric; of joules nobody knows how many.
-        clock = None if device.mcu is None else device.mcu.clock
+        clock = device.mcu.clock if device.mcu else device.accelerator.clock if device.accelerator else None
         rate = {"latency": 1.0, "instructions": compute.instructions_per_s, "cycles": clock}.get(self.metric)
         self._in_unit = rate is not None
         per_s = rate or 1.0

@@ -6,7 +6,7 @@ workload, network, measurement and check lines, each with its content id. Mergin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -67,16 +67,20 @@ class LatencyTable:
         check = self.checks.get(row.context)
         return row.ok and (check is None or check.passed)
 
-    def values(self, metric: str | None = None) -> dict[str, float]:
+    def values(
+        self, metric: str | None = None, read: Callable[[Samples], float | None] | None = None
+    ) -> dict[str, float]:
         """subject id -> median over its valid rows (SI units); subjects without a valid row are absent.
 
         `metric` is what a run is measured in at the table's fidelity unless named; a use of memory in bytes will do.
-        A row's value is the median of its readings, or their 95th percentile in a table of the sustained protocol.
+        A row's value is the median of its readings, or their 95th percentile in a table of the sustained protocol;
+        `read` finds it in another way.
         """
         found: dict[str, list[float]] = {}
         for row in self.measurements.values():
             if self.valid(row) and isinstance(row.result, Samples):
-                value = self.value(row.result, metric or self.recipe.fidelity.metric)
+                of = metric or self.recipe.fidelity.metric
+                value = self.value(row.result, of) if read is None else read(row.result)
                 if value is not None:
                     found.setdefault(row.subject, []).append(value)
         return {subject: float(median(values)) for subject, values in found.items()}

@@ -35,7 +35,7 @@ def row(toolchain: str, networks: int, held_out: int, tables: Path, seed: int) -
     table = LatencyTable.read(plan.table)
     assert table.recipe.fidelity is Fidelity.HARDWARE
     predictor = NetworkPredictor(fit_workloads(table, device, seed=seed), seed)
-    columns, values = calibration(table, predictor)
+    columns, values = calibration(table, device, predictor)
     order = np.random.default_rng(seed).permutation(len(values))
     fitted, unseen = order[:networks], order[networks:]
     predictor.fit(columns[fitted], values[fitted])

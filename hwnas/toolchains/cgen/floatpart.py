@@ -12,8 +12,8 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from hwnas.graph.canonical import declare, empty_network, keeps_values
 from hwnas.graph.fusion import Kernel
+from hwnas.graph.quantised import Group, grid_of
 from hwnas.graph.view import Operator, TensorType, View
-from hwnas.toolchains.cgen.quantised import Group, grid_of
 from hwnas.toolchains.cgen.recipes import Array
 
 _MOVES = frozenset(

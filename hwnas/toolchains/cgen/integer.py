@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+from hwnas.graph.quantised import Constant, Group
 from hwnas.toolchains.cgen.layouts import logical, stored_shape
-from hwnas.toolchains.cgen.quantised import Constant, Group
 from hwnas.toolchains.cgen.recipes import Recipe
 
 ROUND = "hwnas_round"

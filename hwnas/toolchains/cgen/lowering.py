@@ -10,13 +10,13 @@ from typing import Any
 
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from hwnas.graph.quantised import Group
 from hwnas.toolchains.cgen.floating import lower_float
 from hwnas.toolchains.cgen.integer import lower_integer
 from hwnas.toolchains.cgen.kernels import Kernel
 from hwnas.toolchains.cgen.layouts import reorder_function
 from hwnas.toolchains.cgen.lowered import Argument, Call, Lowered
 from hwnas.toolchains.cgen.program import Access, Program, Step
-from hwnas.toolchains.cgen.quantised import Group
 from hwnas.toolchains.cgen.schedule import scheduled
 
 

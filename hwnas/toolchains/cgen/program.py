@@ -15,13 +15,13 @@ from hwnas.digest import content_id
 from hwnas.errors import UnsupportedOperator
 from hwnas.graph.canonical import canonical_workload
 from hwnas.graph.fusion import Kernel, kernels
+from hwnas.graph.quantised import Group, is_quantised, read_group
 from hwnas.graph.rules_qdq import unshare
 from hwnas.graph.view import View, view
 from hwnas.toolchains.cgen import kernels as micro
 from hwnas.toolchains.cgen.floatpart import FloatPart, float_part
 from hwnas.toolchains.cgen.layouts import Order, is_channels_last, storage_orders
 from hwnas.toolchains.cgen.memory import Layout, Lifetime, place
-from hwnas.toolchains.cgen.quantised import Group, is_quantised, read_group
 from hwnas.toolchains.cgen.recipes import Array, Recipe, recipe, reordered
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.errors import UnsupportedOperator
-from hwnas.graph.view import View
-from hwnas.toolchains.cgen.quantised import (
+from hwnas.graph.quantised import (
     EXACT_MEAN,
     Activation,
     Constant,
@@ -26,6 +25,7 @@ from hwnas.toolchains.cgen.quantised import (
     common_exponents,
     rescale,
 )
+from hwnas.graph.view import View
 
 
 @dataclass(frozen=True, slots=True)

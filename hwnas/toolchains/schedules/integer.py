@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Group
+    from hwnas.graph.quantised import Group
 
 ROUNDING = 12582912.0
 """1.5 * 2^23: added to a float32 of less than 2^22, it leaves the nearest integer, ties to even, in the low bits."""

@@ -12,7 +12,7 @@ from hwnas.graph.view import View
 from hwnas.toolchains.schedules.integer import BROADCAST, Kernel, channels_last, finish_of, reals, settled, step_of
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Group
+    from hwnas.graph.quantised import Group
 
 
 def elements(graph: View, group: Group, images: bool) -> Kernel | None:
@@ -33,7 +33,7 @@ def _shape(group: Group, images: bool) -> tuple[int, ...]:
 
 def _binary(group: Group, images: bool) -> Kernel | None:
     """Add, Sub and Mul of two operands, of which one may be a constant; shapes broadcast as numpy's do."""
-    from hwnas.toolchains.cgen.quantised import Constant
+    from hwnas.graph.quantised import Constant
 
     if len(group.operands) != 2 or any(o.grid is None or o.grid.scale.size > 1 for o in group.operands):
         return None
@@ -147,7 +147,7 @@ def _rescaled(source: Any, zero_in: Any, factor: Any, ends: Any, zero: Any, *, s
 
 def _unary(graph: View, group: Group, images: bool) -> Kernel | None:
     """A clamp or a change of grid; None for other operators of one operand, which are tables."""
-    from hwnas.toolchains.cgen.quantised import bounds_of
+    from hwnas.graph.quantised import bounds_of
 
     if len(group.operands) != 1 or group.result.grid is None or group.operands[0].grid is None:
         return None

@@ -20,7 +20,7 @@ from hwnas.toolchains.schedules.integer_products import Product, choose_tile, pa
 from hwnas.toolchains.schedules.isa import Isa
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Group
+    from hwnas.graph.quantised import Group
 
 SUM_LIMIT = 2**31
 EXACT_FLOAT = 2**24
@@ -41,7 +41,7 @@ def fold(graph: View, group: Group, axis: int) -> Folded | None:
 
     None where they are not constants, or where a sum of products could exceed 32 bits.
     """
-    from hwnas.toolchains.cgen.quantised import Activation, Constant
+    from hwnas.graph.quantised import Activation, Constant
     from hwnas.toolchains.cgen.recipes import group_axis
 
     if len(group.operands) < 2 or not isinstance(group.operands[0], Activation):

@@ -14,7 +14,7 @@ from hwnas.toolchains.schedules.integer_windows import pool
 from hwnas.toolchains.schedules.isa import Isa
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Group
+    from hwnas.graph.quantised import Group
 
 LEGAL: Mapping[str, Any] = {}
 RULES: Mapping[str, Callable[[Any, Isa, Any], None]] = {

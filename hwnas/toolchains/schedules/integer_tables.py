@@ -26,7 +26,7 @@ from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import PARALLEL_WORK
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Grid
+    from hwnas.graph.quantised import Grid
 
 UNARY = frozenset(
     [

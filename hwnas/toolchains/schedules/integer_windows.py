@@ -17,7 +17,7 @@ from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.microkernel import annotation, block_list, block_name, extent, spread
 
 if TYPE_CHECKING:
-    from hwnas.toolchains.cgen.quantised import Group
+    from hwnas.graph.quantised import Group
 
 
 UNROLLED = 25

@@ -1,7 +1,7 @@
 """The integer form of a quantised network: every QDQ group becomes one node, and each such node one integer kernel.
 
 Networks arrive with float operators between DequantizeLinear and QuantizeLinear. Here such a group is read as
-arithmetic on the stored integers (`hwnas.toolchains.cgen.quantised`), given a kernel of the core at hand, and replaced
+arithmetic on the stored integers (`hwnas.graph.quantised`), given a kernel of the core at hand, and replaced
 by one node that the importer turns into a call of it. Tensors stay 8 bit between kernels, images have their channels
 last. A group that has no integer kernel keeps its float operators; its borders are kernels like any other.
 """
@@ -119,7 +119,7 @@ class _Writer:
 
     def _node(self, group: list[int]) -> NodeProto | None:
         """The node that stands for a group; None where its float operators have to stay."""
-        from hwnas.toolchains.cgen.quantised import read_group
+        from hwnas.graph.quantised import read_group
 
         graph = self._view
         operators = [graph.operators[i] for i in group]
@@ -141,7 +141,7 @@ class _Writer:
 
     def _chain(self, chain: Chain, sink: Operator) -> NodeProto | None:
         """The node that looks a chain's results up; None where its grids are not those of one tensor each."""
-        from hwnas.toolchains.cgen.quantised import grid_of
+        from hwnas.graph.quantised import grid_of
 
         graph = self._view
         if self._isa.lookup is None and not any(graph.operators[i].op in HEAVY for i in chain.operators):
@@ -198,7 +198,7 @@ class _Writer:
         values = self._view.array(operator.inputs[0])
         if operator.op != "DequantizeLinear" or values is None:
             return None
-        from hwnas.toolchains.cgen.quantised import grid_of
+        from hwnas.graph.quantised import grid_of
 
         try:
             grid = grid_of(self._view, operator)
@@ -330,7 +330,7 @@ def _direct(builder: Any, kernel: Kernel, operands: list[Any]) -> Any:
 
 
 def _same_grid(graph: View, source: Operator, sink: Operator) -> bool:
-    from hwnas.toolchains.cgen.quantised import grid_of
+    from hwnas.graph.quantised import grid_of
 
     try:
         before, after = grid_of(graph, source), grid_of(graph, sink)

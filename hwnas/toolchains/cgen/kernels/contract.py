@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hwnas.toolchains.cgen.quantised import Group
+from hwnas.graph.quantised import Group
 from hwnas.toolchains.cgen.recipes import Array, Recipe
 
 Core = Literal["portable", "scalar", "dsp", "mve"]

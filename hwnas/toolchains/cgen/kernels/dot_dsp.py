@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.toolchains.cgen.quantised import Grid
+from hwnas.graph.quantised import Grid
 from hwnas.toolchains.cgen.recipes import Array, Recipe
 
 CHUNK_FOURS = 64

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.graph.quantised import Activation
 from hwnas.toolchains.cgen.kernels.contract import Request
-from hwnas.toolchains.cgen.quantised import Activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwnas.graph.quantised import Grid
 from hwnas.toolchains.cgen.kernels.contract import Request
-from hwnas.toolchains.cgen.quantised import Grid
 from hwnas.toolchains.cgen.recipes import Array
 
 SOURCES = ("mve.h", "mve_sums.h")

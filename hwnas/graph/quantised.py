@@ -2,7 +2,7 @@
 
 Knows nothing of TVM. Where every scale is a power of two the arithmetic is exact: what onnxruntime computes in
 float32 is an integer times a power of two, so a shift that rounds half to even gives the same bits. Other scales
-become integers of 31 bits that sums are multiplied by (`kernels/reference.py` defines both). All that calibration
+become integers of 31 bits that sums are multiplied by (`toolchains/cgen/kernels/reference.py` defines both). All that calibration
 decides (scales, zero points, bounds) becomes constants, so the code of a kernel depends on its workload alone.
 """
 

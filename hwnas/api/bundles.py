@@ -35,7 +35,7 @@ from hwnas.deploy.bundle import (
     write_forms,
 )
 from hwnas.deploy.measurer import Bench
-from hwnas.deploy.verify import footprint, judge, spaced_readings
+from hwnas.deploy.verify import footprint, judge, run_values, spaced_readings
 from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
 from hwnas.graph.precision import Precision
@@ -132,7 +132,7 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
         verdict = judge("it", visits["it"], device.metric, promise.estimate, 0.1)
         values: dict[str, float | None] = {str(metric): value for metric, value in promise.values.items()}
         values |= footprint(artifact, network, toolchain.rules)
-        values[verdict.metric] = verdict.high(promise.confidence)
+        values |= run_values(device, verdict, visits["it"], promise.confidence)
         budget = Budget().model_copy(update={str(metric): limit for metric, limit in promise.budget.items()})
         violations = budget.violations(values)
         found.append(

@@ -38,7 +38,7 @@ from hwnas.graph.quantize import quantize
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.predictors.stack import NetworkStack
 from hwnas.predictors.stack_estimator import StackEstimator
-from hwnas.profiling.subjects import untrained
+from hwnas.profiling.subjects import native_precision, untrained
 from hwnas.records import write_atomically
 from hwnas.search.loop import run_search
 
@@ -148,7 +148,7 @@ def search(
     objectives: tuple[str, ...] | None = None,
     seed: int = 0,
     journal: Path | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
 ) -> Found:
     """Search a space under a budget, with estimates from `predictor` and measurements on the device.
 
@@ -158,6 +158,7 @@ def search(
     """
     if not isinstance(space, BatchSpace):
         raise ConfigError(NO_BATCHES.format(space.name))
+    precision = precision or native_precision(device)
     chain = None if device.tabular is not None else _toolchain(device, predictor, toolchain)
     estimates = _estimates(space, device, chain, predictor, budget, precision)
 

@@ -24,7 +24,13 @@ from hwnas.predictors.network import NetworkPredictor
 from hwnas.profiling.measure import EnergyMeter
 from hwnas.profiling.plan import Plan, Uncertainty
 from hwnas.profiling.profiler import Event, Profiler
-from hwnas.profiling.subjects import Subjects, network_subjects, reference_workload, space_subjects
+from hwnas.profiling.subjects import (
+    Subjects,
+    native_precision,
+    network_subjects,
+    reference_workload,
+    space_subjects,
+)
 from hwnas.tables.lines import protocol_name
 from hwnas.tables.table import LatencyTable, table_path
 
@@ -63,6 +69,14 @@ def require_precision(device: Device, precision: Precision) -> None:
         raise ConfigError(
             f"{device.name} does not compute in it", key="precision", given=precision, allowed=device.dtypes
         )
+
+
+def accelerator_uses(device: Device) -> tuple[str, ...]:
+    """Uses of an accelerator that its toolchains tell of an artifact and a budget may limit, such as sram or dsp."""
+    if device.accelerator is None:
+        return ()
+    told = [use for name in device.toolchains for use in getattr(registry.toolchains.load(name), "uses", ())]
+    return tuple(dict.fromkeys(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +120,18 @@ def plan_profile(
     tables: Path = TABLES,
     resume: bool = True,
     seed: int = 0,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     boards: int | None = None,
 ) -> Profile:
     """Decide what to measure of a space, or of one network, on a device.
 
     `shapes` fixes inputs that an ONNX file leaves open; `workloads` limits how many (None: all); with `resume`,
-    subjects that have a valid row are not measured again. `precision` casts a space; an ONNX file is what it is.
+    subjects that have a valid row are not measured again. `precision` casts a space (None: fp32 where the device
+    computes it, else int8); an ONNX file is what it is.
     `boards` limits how many work side by side (None: all there are). Raises ConfigError, DataError, TableConflict.
     """
     chain = load_toolchain(toolchain or device.toolchains[0], device)
+    precision = precision or native_precision(device)
     require_precision(device, precision)
     if isinstance(source, SearchSpace):
         subjects = space_subjects(source, chain.rules, networks, seed, precision)
@@ -145,7 +161,7 @@ def profile(
     tables: Path = TABLES,
     for_s: float | None = None,
     seed: int = 0,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
 ) -> LatencyTable:
     """Measure a space's or a network's workloads on the device, and return the whole table."""
     todo = plan_profile(
@@ -200,7 +216,7 @@ def estimator(
     predictor: NetworkPredictor | None,
     toolchain: str | None = None,
     confidence: float = 0.9,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
 ) -> SpaceEstimator:
     """Batch estimates of a space on a device; `learn` refits `predictor`. Raises ConfigError, TableConflict."""
     if not isinstance(space, BatchSpace):
@@ -208,7 +224,9 @@ def estimator(
     chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     if predictor is not None:
         check_predictor(predictor, device, chain.name)
-    return SpaceEstimator(space, chain, predictor, confidence, precision)
+    resources = getattr(chain, "resources", None)
+    fixed: Mapping[str, float] = {} if resources is None else resources(device)
+    return SpaceEstimator(space, chain, predictor, confidence, precision or native_precision(device), fixed)
 
 
 def estimate(

@@ -10,7 +10,7 @@ from hwnas.api.bundles import Checked
 from hwnas.api.pieces import load_device, load_toolchain
 from hwnas.core.estimate import METRIC_KIND, Budget
 from hwnas.deploy.measurer import Bench
-from hwnas.deploy.verify import footprint, judge, spaced_readings
+from hwnas.deploy.verify import footprint, judge, run_values, spaced_readings
 from hwnas.errors import DataError
 from hwnas.graph.load import load_onnx
 from hwnas.profiling.subjects import reference_workload
@@ -43,7 +43,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
         verdict = judge(finalist.encoded, visits[finalist.encoded], device.metric, told, tolerance)
         values: dict[str, float | None] = {
             **footprints[finalist.encoded],
-            str(verdict.metric): verdict.high(budget.confidence),
+            **run_values(device, verdict, visits[finalist.encoded], budget.confidence),
         }
         violations = budget.violations(values)
         fits = all(v <= 0 for v in violations.values())

@@ -32,7 +32,14 @@ from hwnas.accuracy.table import AccuracyTable
 from hwnas.accuracy.trained import TrainedAccuracy, require_fit
 from hwnas.accuracy.training import Training
 from hwnas.api.judging import Outcome, StageBegan, agreed, judged
-from hwnas.api.pieces import estimator, load_device, load_toolchain, plan_profile, require_precision
+from hwnas.api.pieces import (
+    accelerator_uses,
+    estimator,
+    load_device,
+    load_toolchain,
+    plan_profile,
+    require_precision,
+)
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
 from hwnas.core.device import Device
@@ -320,7 +327,8 @@ def check_device(settings: RunSettings, device: Device) -> None:
 
 def told(device: Device) -> tuple[Metric, ...]:
     """Metrics that a run can hold a budget against on a device: those that `measure_networks` knows."""
-    return (device.metric, "flash", "ram", "params", "macs")
+    known = {device.metric, *device.derived, "flash", "ram", "params", "macs", *accelerator_uses(device)}
+    return tuple(m for m in Budget.METRICS if m in known)
 
 
 def now() -> str:

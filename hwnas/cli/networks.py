@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from hwnas import api
-from hwnas.cli.profile import SHAPE_HELP, precision_of, settings_of, shapes_of
+from hwnas.cli.profile import PRECISION_HELP, SHAPE_HELP, precision_of, settings_of, shapes_of
 from hwnas.cli.render import log, out, print_json, print_table
 from hwnas.cli.render import metric as render_metric
 from hwnas.core.device import Device
@@ -85,7 +85,7 @@ def estimate(
     tables: Annotated[Path, typer.Option("--table", help="The folder of tables.")] = api.TABLES,
     toolchain: Annotated[str | None, typer.Option(help="The toolchain; default: the device's first.")] = None,
     output: Annotated[Path | None, typer.Option("--out", help="CSV: candidate,mean,low,high.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or int8: of the candidates of --space.")] = "fp32",
+    precision: Annotated[str | None, typer.Option(help=PRECISION_HELP)] = None,
     json: Json = False,
 ) -> None:
     """Estimate what a run of a network, or of many candidates, takes on a device, without running them."""
@@ -185,7 +185,7 @@ def _predict(
     predictor: Path | None,
     tables: Path,
     toolchain: str | None,
-    precision: Precision,
+    precision: Precision | None,
 ) -> np.ndarray:
     """mean, low, high of each candidate, n x 3."""
     if predictor and _is_stack(predictor):

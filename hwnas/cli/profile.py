@@ -37,6 +37,7 @@ TUNE_HELP = (
     "for all networks in the cache folder, a second run goes on with other kernels, and a device file with options: "
     "{tvm: {tuned: true}} builds with them too. Default 0: no tuning."
 )
+PRECISION_HELP = "fp32 or int8: of the networks of --space; default: fp32 where the device computes it, else int8."
 SHAPE_HELP = "The shape of an input that the ONNX file leaves open, input=1x3x224x224; may repeat."
 
 
@@ -53,9 +54,9 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def precision_of(text: str) -> Precision:
-    """A precision by name. Raises ConfigError."""
-    if text not in PRECISIONS:
+def precision_of(text: str | None) -> Precision | None:
+    """A precision by name; None where none is given. Raises ConfigError."""
+    if text is not None and text not in PRECISIONS:
         raise ConfigError("unknown precision", key="--precision", given=text, allowed=PRECISIONS)
     return text
 
@@ -89,7 +90,7 @@ def profile(
     table: Annotated[Path, typer.Option(help="The folder of tables.")] = api.TABLES,
     resume: Annotated[bool, typer.Option("--resume", help="Skip what has a valid row already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
-    precision: Annotated[str, typer.Option(help="fp32 or int8: of the networks of --space.")] = "fp32",
+    precision: Annotated[str | None, typer.Option(help=PRECISION_HELP)] = None,
     boards: Annotated[
         int | None, typer.Option(min=1, help="At most so many boards side by side; default: all.")
     ] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hwnas.core.device import Device
 from hwnas.core.interfaces import Board, Runner, SearchSpace, Toolchain
+from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact, Candidate
 from hwnas.errors import BuildError, DeviceError, DeviceUnavailable, MeasurementInvalid
 from hwnas.graph.precision import Precision
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+ACCELERATOR = ("sram", "dsp", "bram", "lut")
+"""Uses of memory that are metrics of their own, where an artifact tells them."""
 PAUSES_S = (2.0, 10.0, 30.0)
 """A device that was throttled is given these times to recover."""
 
@@ -60,12 +63,10 @@ class Bench:
 def measure_candidates(
     bench: Bench, space: SearchSpace, precision: Precision = "fp32"
 ) -> Callable[[Candidate], Mapping[str, float]]:
-    """The DeviceFunction of a bench: the device's metric (SI) and memory (bytes) of a candidate's network, measured now.
+    """The DeviceFunction of a bench: what a run takes (SI) and memory (bytes) of a candidate's network, measured now.
 
     Raises DeviceError where the network cannot be built or run.
     """
-
-    metric = bench.device.metric
 
     def measured(candidate: Candidate) -> Mapping[str, float]:
         try:
@@ -74,21 +75,21 @@ def measure_candidates(
             raise DeviceError(f"{space.encode(candidate)} cannot be built: {error.log}") from error
         try:
             bench.board.stage([artifact])
-            value = _value(bench, artifact)
+            samples = _samples(bench, artifact)
         finally:
             shutil.rmtree(artifact.path, ignore_errors=True)
-        found = {metric: value, "flash": artifact.flash_bytes, "ram": artifact.memory.get("ram")}
-        return {name: float(value) for name, value in found.items() if value is not None}
+        found = {"flash": artifact.flash_bytes, **{use: artifact.memory.get(use) for use in ("ram", *ACCELERATOR)}}
+        run = {m: bench.device.value(samples, m) for m in (bench.device.metric, *bench.device.derived)}
+        return {name: float(value) for name, value in {**run, **found}.items() if value is not None}
 
     return measured
 
 
-def _value(bench: Bench, artifact: Artifact) -> float | None:
-    """The device's metric; a device that is not fit for a moment is asked again. Raises DeviceError."""
-    metric = bench.device.metric
+def _samples(bench: Bench, artifact: Artifact) -> Samples:
+    """Readings of the device's metric; a device that is not fit for a moment is asked again. Raises DeviceError."""
     for pause_s in (*PAUSES_S, None):
         try:
-            return measure(bench.board, artifact, bench.device.protocol, metric).metric(metric)
+            return measure(bench.board, artifact, bench.device.protocol, bench.device.metric)
         except Unfit as error:
             if pause_s is None:
                 raise DeviceUnavailable(f"the device cannot be measured now: {error}") from error

@@ -13,7 +13,7 @@ from hwnas.core.device import Device
 from hwnas.core.interfaces import Board
 from hwnas.core.measurement import RunMetric, Samples
 from hwnas.core.workload import Artifact
-from hwnas.deploy.measurer import Bench
+from hwnas.deploy.measurer import ACCELERATOR, Bench
 from hwnas.errors import DeviceError, MeasurementInvalid
 from hwnas.graph.analysis import analyse
 from hwnas.profiling.measure import measure
@@ -152,16 +152,24 @@ def measure_networks(
     found: dict[str, Measured] = {}
     for name, network in networks.items():
         verdict = judge(name, visits[name], bench.device.metric, estimates.get(name), tolerance)
-        values = {
-            **footprint(artifacts[name], network, bench.toolchain.rules),
-            verdict.metric: verdict.high(confidence),
-        }
+        sizes = footprint(artifacts[name], network, bench.toolchain.rules)
+        values = {**sizes, **run_values(bench.device, verdict, visits[name], confidence)}
         found[name] = Measured(artifacts[name], verdict, values)
     return found
 
 
+def run_values(device: Device, verdict: Verdict, visits: Sequence[Samples], confidence: float) -> dict[str, float]:
+    """What a budget on running is held against (SI): the verdict's high reading, and what the device derives of a run."""
+    values: dict[str, float] = {verdict.metric: verdict.high(confidence)}
+    for metric in device.derived:
+        known = [value for samples in visits if (value := device.value(samples, metric)) is not None]
+        if known:
+            values[metric] = median(known)
+    return values
+
+
 def footprint(artifact: Artifact, network: ModelProto, rules: str) -> dict[str, float]:
-    """Flash and RAM (bytes) of what was built, parameters and multiply-accumulates.
+    """Flash and RAM (bytes) of what was built, parameters and multiply-accumulates, what an accelerator takes.
 
     Where a toolchain does not say what RAM its artifact takes, it is that of the activations alive at once.
     """
@@ -171,4 +179,5 @@ def footprint(artifact: Artifact, network: ModelProto, rules: str) -> dict[str, 
         "ram": float(artifact.memory.get("ram", sums.peak_activation_bytes)),
         "params": float(sums.params),
         "macs": float(sums.macs),
+        **{use: float(artifact.memory[use]) for use in ACCELERATOR if use in artifact.memory},
     }

@@ -108,14 +108,21 @@ def network_subjects(label: str, model: ModelProto, rules: str) -> Subjects:
     return _subjects({k: float(n) for k, n in subject.item.parts.items()}, known, [subject])
 
 
+def native_precision(device: Device) -> Precision:
+    """The precision of a device unless another is named: fp32, or int8 where it computes nothing else."""
+    return "fp32" if "fp32" in device.dtypes else "int8"
+
+
 def reference_workload(device: Device) -> ModelProto:
     """The workload that opens and closes every session: a 3x3 convolution with ReLU6, as wide as the device can hold.
 
-    16 channels at 32x32 (64 KiB in and out); on a microcontroller 8 channels at 12x12 (4.5 KiB in and out).
+    16 channels at 32x32 (64 KiB in and out); on a microcontroller 8 channels at 12x12 (4.5 KiB in and out). In int8
+    where a device computes nothing else.
     """
     channels, size = (8, 12) if device.mcu is not None else (16, 32)
     graph = GraphBuilder("reference")
-    return graph.build(graph.relu6(graph.conv(graph.input((1, channels, size, size)), channels, (3, 3))))
+    network = graph.build(graph.relu6(graph.conv(graph.input((1, channels, size, size)), channels, (3, 3))))
+    return cast(network, native_precision(device))
 
 
 def _subjects(frequency: Mapping[str, float], known: Mapping[str, Workload], networks: Sequence[Subject]) -> Subjects:

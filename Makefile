@@ -14,7 +14,7 @@ DEMO_PACKAGES := g++:g++
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium:chromium \
 	gcc-arm-none-eabi:arm-none-eabi-gcc libnewlib-arm-none-eabi:arm-none-eabi-gcc qemu-system-arm:qemu-system-arm \
 	qemu-user:qemu-aarch64 gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc g++-aarch64-linux-gnu:aarch64-linux-gnu-g++ \
-	debootstrap:debootstrap fakeroot:fakeroot cmake:cmake
+	debootstrap:debootstrap fakeroot:fakeroot cmake:cmake verilator:verilator yosys:yosys
 
 .PHONY: demo test bench lint clean
 .DELETE_ON_ERROR:

@@ -40,7 +40,7 @@ _SYMBOL: dict[Kind, str] = {
     "time": "s", "energy": "J", "frequency": "Hz", "power": "W", "voltage": "V", "bandwidth": "B/s", "rate": "/s",
     "count": "",
 }  # fmt: skip
-_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 
 

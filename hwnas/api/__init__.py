@@ -15,6 +15,7 @@ from hwnas.api.pieces import (
     load_toolchain,
     plan_profile,
     profile,
+    with_cpu_fallback,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "profile",
     "search",
     "verify",
+    "with_cpu_fallback",
 ]

@@ -28,7 +28,7 @@ from hwnas.core.measurement import Samples
 from hwnas.core.trial import SearchResult, Trial
 from hwnas.core.workload import Candidate
 from hwnas.deploy.bundle import FORMATS, write_forms
-from hwnas.deploy.finalists import one_by_one
+from hwnas.deploy.finalists import one_by_one, scale_rule
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.verify import MIN_READINGS, Verdict, judge, measure_networks
 from hwnas.digest import digest_bytes
@@ -310,4 +310,4 @@ def _deployable(found: Found, candidate: Candidate) -> tuple[ModelProto, str]:
     inputs = getattr(found.accuracy, "calibration", None)
     if inputs is None:
         raise ConfigError("trained weights in int8 need inputs to calibrate on: give `accuracy` an array `calibration`")
-    return quantize(trained, one_by_one(inputs)), "trained"
+    return quantize(trained, one_by_one(inputs), scale_rule(found.device)), "trained"

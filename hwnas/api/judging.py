@@ -100,7 +100,7 @@ def judged(
         for t, f in zip(trained, finalists)
     ]
     for t in trained:
-        deployed = t.deployed(run.settings.precision, run.dataset.train.inputs)
+        deployed = t.deployed(run.settings.precision, run.dataset.train.inputs, run.device)
         (folder / f"{t.candidate.id}.onnx").write_bytes(deployed.SerializeToString())
     write_atomically(run.folder / "finalists.json", json.dumps(index, indent=1) + "\n")
     write_atomically(verdicts, json.dumps([finalist_json(f) for f in finalists], indent=1) + "\n")
@@ -116,7 +116,7 @@ def agreed(run: Run, bench: Bench, best: Finalist) -> Generator[StageBegan, None
             return Agreement(**known)
     test = run.dataset.test
     yield StageBegan("agreement", f"{min(IMAGES, len(test))} test inputs on {run.device.name} and here")
-    network = best.trained.deployed(run.settings.precision, run.dataset.train.inputs)
+    network = best.trained.deployed(run.settings.precision, run.dataset.train.inputs, run.device)
     found = agreement(bench.board, best.artifact, network, test.inputs, test.labels, run.device.protocol.timeout)
     write_atomically(path, json.dumps({"id": best.trained.candidate.id, **asdict(found)}, indent=1) + "\n")
     return found

@@ -19,7 +19,7 @@ from hwnas.graph.load import load_onnx
 from hwnas.graph.precision import Precision
 from hwnas.predictors.estimator import SpaceEstimator
 from hwnas.predictors.features import features
-from hwnas.predictors.fit import check_predictor, check_table, fit_network, fit_workloads
+from hwnas.predictors.fit import check_predictor, check_table, fit_network, fit_workloads, known_values
 from hwnas.predictors.network import NetworkPredictor
 from hwnas.profiling.measure import EnergyMeter
 from hwnas.profiling.plan import Plan, Uncertainty
@@ -61,6 +61,22 @@ def load_toolchain(name: str, device: Device) -> Toolchain:
         raise ConfigError(f"{device.name} has no toolchain {name!r}", given=name, allowed=device.toolchains)
     toolchain: Toolchain = registry.toolchains.load(name)()
     return toolchain
+
+
+def with_cpu_fallback(device: Device) -> Device:
+    """The device, where what its accelerator does not compute runs on the CPU beside it. Raises ConfigError for others."""
+    if device.accelerator is None:
+        raise ConfigError(f"{device.name} has no accelerator that could leave work to a CPU", key="allow_cpu_fallback")
+    return lenient(device)
+
+
+def lenient(device: Device) -> Device:
+    """The device with its CPU allowed to help where it has an accelerator, else as it is: to run what was built once."""
+    if device.accelerator is None:
+        return device
+    chains = [t for t in device.toolchains if getattr(registry.toolchains.load(t), "support", None) is not None]
+    options = {t: {**device.options.get(t, {}), "allow_cpu_fallback": True} for t in chains}
+    return device.model_copy(update={"options": {**device.options, **options}})
 
 
 def require_precision(device: Device, precision: Precision) -> None:
@@ -188,8 +204,9 @@ def fit(
     """
     if isinstance(table, Path):
         table = LatencyTable.read(table)
-    predictor = fit_network(table, device or load_device(table.recipe.device), metric, seed)
-    if not table.values(predictor.metric):
+    device = device or load_device(table.recipe.device)
+    predictor = fit_network(table, device, metric, seed)
+    if not known_values(table, device, predictor.metric):
         raise DataError(
             f"the table of {table.recipe.device} holds no valid row with {predictor.metric}; there is nothing to fit"
         )

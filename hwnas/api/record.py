@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from hwnas import __version__
 from hwnas.accuracy.table import AccuracyTable, test_retest
@@ -11,6 +12,8 @@ from hwnas.accuracy.training import Training
 from hwnas.api.judging import Outcome
 from hwnas.api.pieces import breakdown, load_toolchain
 from hwnas.api.run import Run, now
+from hwnas.core.device import Device
+from hwnas.core.price import read_price
 from hwnas.deploy import finalists
 from hwnas.deploy.agreement import Agreement
 from hwnas.graph.describe import describe
@@ -43,7 +46,7 @@ def record_of(
     settings, dataset = run.settings, run.dataset
     agreement = test_retest(accuracies, dataset.digest, settings.accuracy.plan.digest, settings.search.seed)
     predictor = NetworkPredictor.from_json(json.loads((run.folder / "predictor.json").read_text()))
-    network = best.trained.deployed(settings.precision, dataset.train.inputs)
+    network = best.trained.deployed(settings.precision, dataset.train.inputs, run.device)
     kernels = breakdown(network, predictor, load_toolchain(best.artifact.toolchain, run.device).rules)
     fastest = min((c.geometric_mean for c in outcome.compared), default=1.0)
     return RunRecord(
@@ -83,6 +86,7 @@ def record_of(
             kernels=tuple(Kernel(op=describe(w), count=n, total=s, source=source) for w, n, s, source in kernels),
             metric=best.verdict.metric,
             end_to_end=best.verdict.median,
+            parts={} if run.device.accelerator is None else read_price(Path(best.artifact.path)).parts,
         ),
         toolchains=tuple(
             ToolchainResult(
@@ -100,7 +104,7 @@ def record_of(
         regret_bench=None if regret is None else tuple(regret),
         notes=(
             *notes,
-            _agreement_note(outcome.agreement, run.device.name),
+            _agreement_note(outcome.agreement, run.device),
             *(f"{c.name} was left out of the comparison: {c.reason}" for c in outcome.compared if c.reason),
         ),
     )
@@ -123,9 +127,12 @@ def _finalist(found: finalists.Finalist, is_winner: bool, test_samples: int) -> 
     )
 
 
-def _agreement_note(found: Agreement, device: str) -> str:
+def _agreement_note(found: Agreement, device: Device) -> str:
+    computed = (
+        f"of the TFLite file for {device.name}, in LiteRT," if device.runner == "simulator" else f"on {device.name}"
+    )
     return (
-        f"outputs on {device} against onnxruntime here, {found.inputs} test inputs: {found.identical} identical, largest "
+        f"outputs {computed} against onnxruntime here, {found.inputs} test inputs: {found.identical} identical, largest "
         f"difference {found.difference:.1e}; accuracy {100 * found.device_accuracy:.1f} % there, "
         f"{100 * found.host_accuracy:.1f} % here"
     )

@@ -39,6 +39,7 @@ from hwnas.api.pieces import (
     load_toolchain,
     plan_profile,
     require_precision,
+    with_cpu_fallback,
 )
 from hwnas.api.settings import RunSettings
 from hwnas.config import validate
@@ -81,7 +82,8 @@ class Run:
     def __init__(self, settings: RunSettings, folder: Path, tables: Path | None = None) -> None:
         self.settings, self.folder = settings, folder
         self.tables = tables or folder / "tables"
-        self.device = load_device(settings.device)
+        device = load_device(settings.device)
+        self.device = with_cpu_fallback(device) if settings.allow_cpu_fallback else device
         space = registry.spaces.load(settings.space.use)(**settings.space.settings)
         if not isinstance(space, BatchSpace):
             raise ConfigError(f"space {space.name!r} does not handle batches", key="space.use")

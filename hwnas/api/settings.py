@@ -161,7 +161,10 @@ class RunSettings(BaseModel):
     )
     search: SearchSettings = SearchSettings()
     verify: VerifySettings = VerifySettings()
-    export: tuple[Literal["onnx", "tvm", "c"], ...] | None = Field(
+    allow_cpu_fallback: bool = Field(
+        default=False, description="what an accelerator does not compute runs on the CPU beside it"
+    )
+    export: tuple[Literal["onnx", "tvm", "c", "vela", "edgetpu", "fpga"], ...] | None = Field(
         default=None, description="None: what the device's toolchains make"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,55 @@ def show_device(name: str, json: Json = False) -> None:
         size = show(memory.size, "bytes") if memory.size else "as the machine has"
         speed = f", {show(memory.bandwidth, 'bandwidth')}" if memory.bandwidth else ""
         rows.append((memory.use, size + speed, memory.source))
-    print_table("", ("part", "value", "source"), rows)
+    print_table("", ("part", "value", "source"), [*rows, *_accelerator_rows(device)])
     for toolchain in device.toolchains:
         options = ", ".join(f"{k}={v}" for k, v in device.options.get(toolchain, {}).items())
         out.print(f"toolchain {toolchain}: {options or 'defaults'}")
+    for line in _support(device):
+        out.print(line, soft_wrap=True)
+
+
+@app.command("support")
+def support(name: str, json: Json = False) -> None:
+    """Show which operators an accelerator computes, and under which conditions; the rest is for the CPU beside it."""
+    device = config.load_device(name)
+    rows = [line for toolchain in device.toolchains for line in _supported(toolchain)]
+    if not rows:
+        raise ConfigError("has no support rules: its toolchains take what ONNX allows", key=name)
+    if json:
+        print_json([{"operator": r.operator, "rule": r.rule, "conditions": list(r.conditions)} for r in rows])
+        return
+    print_table("", ("operator", "rule", "as long as"), [(r.operator, r.rule, "; ".join(r.conditions)) for r in rows])
+
+
+def _accelerator_rows(device: Device) -> list[tuple[str, str, str]]:
+    """Clock, energy rule, transfers and companion CPU of an accelerator, each with its source."""
+    accelerator = device.accelerator
+    if accelerator is None:
+        return []
+    rows = [("clock", show(accelerator.clock, "frequency"), accelerator.source)]
+    if (energy := accelerator.energy) is not None:
+        bytes_ = ", ".join(f"{show(j, 'energy')} a byte of {memory}" for memory, j in energy.per_byte.items())
+        rule = f"{show(energy.per_mac, 'energy')} a MAC, {bytes_}, {show(energy.power, 'power')} while it runs"
+        rows.append(("energy (model)", rule, energy.source))
+    if (way := accelerator.transfer) is not None:
+        told = f"{show(way.latency, 'time')} a tensor, {show(way.bandwidth, 'bandwidth')}"
+        rows.append(("transfer (model)", told, way.source))
+    if (cpu := accelerator.cpu) is not None:
+        rate = f"{show(cpu.macs_per_s, 'rate')} MACs, {show(cpu.bandwidth, 'bandwidth')}, overhead {show(cpu.overhead, 'time')}"
+        rows.append(("CPU rest (model)", f"{rate}{', table of ' + cpu.device if cpu.device else ''}", cpu.source))
+    return rows
+
+
+def _supported(toolchain: str) -> tuple[Any, ...]:
+    rules = getattr(registry.toolchains.load(toolchain)(), "support", None)
+    return () if rules is None else tuple(rules())
+
+
+def _support(device: Device) -> list[str]:
+    """One line on what an accelerator computes: the table is a command of its own."""
+    known = sorted({line.operator for toolchain in device.toolchains for line in _supported(toolchain)})
+    return [f"computes {', '.join(known)}; conditions: hwnas devices support {device.name}"] if known else []
 
 
 @app.command("check")

@@ -157,18 +157,25 @@ def _estimate_network(
     fitted, chain = _fitted(target, predictor, tables, toolchain)
     found = api.estimate(model, target, predictor=fitted, toolchain=chain.name)
     parts = api.breakdown(model, fitted, chain.rules)
+    beside = fitted.others({w.id: n for w, n, _, _ in parts}, {w.id: w for w, _, _, _ in parts})
     if json:
         rows = [
             {"op": w.op, "what": describe(w), "count": n, "total": s, "source": source} for w, n, s, source in parts
         ]
         value = {"metric": fitted.metric, "mean": found.mean, "low": found.low, "high": found.high}
-        print_json({**value, "source": found.source, "fidelity": found.fidelity, "workloads": rows})
+        also = {m: {"mean": e.mean, "low": e.low, "high": e.high} for m, e in beside.items()}
+        more = {"also": also} if also else {}
+        print_json({**value, "source": found.source, "fidelity": found.fidelity, **more, "workloads": rows})
         return
     told = partial(render_metric, fitted.metric)
     out.print(
         f"{name} on {target.name} through {chain.name}: [bold]{told(found.mean)}[/] "
         f"({told(found.low)} to {told(found.high)} at 90 %), estimated from {found.source}, {found.fidelity}"
     )
+    for metric, other in beside.items():
+        kind = "a model over simulated traffic" if metric == "energy" else f"{fitted.metric} over the clock"
+        mean, low, high = (render_metric(metric, v) for v in (other.mean, other.low, other.high))
+        out.print(f"{metric} {mean} ({low} to {high} at 90 %), {kind}")
     shown = [(describe(w), n, told(s), source) for w, n, s, source in parts[:15]]
     print_table(
         "heaviest workloads, in isolation",

@@ -37,6 +37,10 @@ TUNE_HELP = (
     "for all networks in the cache folder, a second run goes on with other kernels, and a device file with options: "
     "{tvm: {tuned: true}} builds with them too. Default 0: no tuning."
 )
+FALLBACK_HELP = (
+    "Leave to the CPU beside an accelerator what that does not compute, at a price; without it such an operator is an "
+    "error. `hwnas devices support DEVICE` lists what is computed."
+)
 PRECISION_HELP = "fp32 or int8: of the networks of --space; default: fp32 where the device computes it, else int8."
 SHAPE_HELP = "The shape of an input that the ONNX file leaves open, input=1x3x224x224; may repeat."
 
@@ -98,6 +102,7 @@ def profile(
         str | None,
         typer.Option("--sustained", help="Load the board so long first, such as 10min, and take the 95th percentile."),
     ] = None,
+    allow_cpu_fallback: Annotated[bool, typer.Option("--allow-cpu-fallback", help=FALLBACK_HELP)] = False,
     seed: Annotated[int, typer.Option(help="Seed of the plan.")] = 0,
     tune: Annotated[int, typer.Option(min=0, help=TUNE_HELP, metavar="TRIALS")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
@@ -111,6 +116,8 @@ def profile(
     target = api.load_device(device)
     if heat is not None:
         target = sustained(target, units.parse(heat, "time"))
+    if allow_cpu_fallback:
+        target = api.with_cpu_fallback(target)
     if tune:
         target, toolchain = tunable(target, toolchain), TvmToolchain.name
     for_s = None if for_ is None else units.parse(for_, "time")

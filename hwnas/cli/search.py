@@ -18,10 +18,12 @@ from hwnas.api.judging import Outcome, StageBegan
 from hwnas.api.run import Run, check_device, finish
 from hwnas.api.settings import load_run
 from hwnas.cli.render import log, metric, out, print_json, print_table, progress
-from hwnas.deploy.bundle import MANIFEST
+from hwnas.core.measurement import Fidelity
+from hwnas.deploy.bundle import FORMATS, MANIFEST
 from hwnas.errors import EXIT_NO, ConfigError, Interrupted
 from hwnas.profiling.profiler import Measured
 from hwnas.report.html import write_report
+from hwnas.report.numbers import metric_label
 from hwnas.report.record import Regret, RunRecord
 from hwnas.search.events import AccuracyKnown, Finished, Front, MeasuredOnDevice, Started
 from hwnas.units import show
@@ -149,17 +151,20 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
             )
         )
     title = f"finalists on {record.device} ({record.machine}), {record.toolchain.name} {record.toolchain.version}, {record.fidelity}"
+    word = "measured" if record.fidelity is Fidelity.HARDWARE else "simulated"
     columns = (
         "",
         "validation %, a seed each",
         "test",
         "estimated",
-        f"measured {told}, spaced readings",
+        f"{word} {told}, spaced readings",
         "flash",
         "candidate",
     )
     print_table(title, columns, rows, right=("test", "estimated", "flash"))
-    out.print("budget: " + ", ".join(f"{m} <= {metric(m, v)}" for m, v in record.budget.items()))
+    best = next(f for f in record.finalists if f.winner)
+    limits = [f"{metric_label(m, record.fidelity)} {metric(m, best.value(m))} of {metric(m, v)}" for m, v in record.budget.items()]
+    out.print("budget, and the winner in it: " + ", ".join(limits))
     if record.noise:
         out.print(f"test-retest of accuracies: Kendall {record.noise.kendall:.2f} (n = {record.noise.pairs})")
     if record.predictor:
@@ -207,7 +212,7 @@ def print_checks(checks: list[Checked], json: bool) -> None:
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUNDIR")],
     candidate: Annotated[str, typer.Option(help="A finalist's id (or its start), or its text.")],
-    formats: Annotated[list[str], typer.Option("--format", help="onnx, tvm or c; may repeat.")],
+    formats: Annotated[list[str], typer.Option("--format", help=f"{', '.join(FORMATS)}; may repeat.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to.")] = Path("export"),
 ) -> None:
     """Export a finalist of a run."""

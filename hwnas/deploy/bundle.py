@@ -25,7 +25,7 @@ from hwnas.core.device import Device
 from hwnas.core.estimate import Metric
 from hwnas.core.measurement import Fidelity
 from hwnas.deploy.agreement import Agreement, accuracy_of
-from hwnas.deploy.finalists import one_by_one
+from hwnas.deploy.finalists import one_by_one, scale_rule
 from hwnas.digest import digest_bytes
 from hwnas.errors import BuildError, ConfigError, DataError, UnsupportedOperator
 from hwnas.graph.precision import Precision
@@ -43,7 +43,9 @@ SAMPLE, TEST = "sample.npz", "test.npz"
 DEPLOYED: dict[Precision, str] = {"fp32": FP32, "int8": INT8}
 """The file of the network in each precision."""
 MAX_TEST = 2000
-FORMATS = ("onnx", "tvm", "c")
+ACCELERATORS = ("vela", "edgetpu", "fpga")
+"""Toolchains of accelerators; a form of that name is what the toolchain built, in a folder of that name."""
+FORMATS = ("onnx", "tvm", "c", *ACCELERATORS)
 TVM = ("tvm-cuda", "tvm")
 """The toolchains that make a TVM library, the one for a GPU first."""
 VERSIONS = ("onnx", "onnxruntime", "torch", "apache-tvm", "apache-tvm-ffi", "numpy")
@@ -142,13 +144,17 @@ class Manifest(BaseModel):
 def default_formats(device: Device) -> tuple[str, ...]:
     """The forms in which a network is deployed on a device: ONNX, and what the device's toolchains make of it."""
     tvm = any(name in device.toolchains for name in TVM)
-    return ("onnx", *(["tvm"] if tvm else []), *(["c"] if "cgen" in device.toolchains else []))
+    accelerators = (name for name in ACCELERATORS if name in device.toolchains)
+    return ("onnx", *(["tvm"] if tvm else []), *(["c"] if "cgen" in device.toolchains else []), *accelerators)
 
 
 def write_forms(
     network: ModelProto, formats: Sequence[str], device: Device, into: Path, precision: Precision = "fp32"
 ) -> list[Path]:
-    """Write a network of a precision as ONNX, as a TVM library, as C; returns the files. Raises BuildError."""
+    """Write a network of a precision as ONNX, as a TVM library, as C, as built for an accelerator; returns the files.
+
+    Raises BuildError, ConfigError for a form that the device has no toolchain for.
+    """
     into.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     if "onnx" in formats:
@@ -167,6 +173,14 @@ def write_forms(
 
         core = "portable" if device.mcu is None else core_of(device.mcu.cpu)
         written += write_folder(network, into / SOURCES, core)
+    for chain in ACCELERATORS:
+        if chain in formats:
+            if chain not in device.toolchains:
+                raise ConfigError(
+                    f"{device.name} has no toolchain {chain}", given=chain, allowed=default_formats(device)
+                )
+            build_one(chain, network, device, into / chain)
+            written += sorted(file for file in (into / chain).rglob("*") if file.is_file())
     return written
 
 
@@ -191,7 +205,7 @@ def write_bundle(
     into.mkdir(parents=True)
     x, y = test[0][:MAX_TEST].astype(np.float32), test[1][:MAX_TEST].astype(np.int64)
     (into / FP32).write_bytes(network.SerializeToString())
-    small = quantize(network, one_by_one(calibration))
+    small = quantize(network, one_by_one(calibration), scale_rule(device))
     (into / INT8).write_bytes(small.SerializeToString())
     session = open_session(str(into / DEPLOYED[promise.precision]), {"threads": 1, "graph_optimization": "none"})
     sample = x[:1]
@@ -203,7 +217,7 @@ def write_bundle(
     left_out: dict[str, str] = {}
     accuracy["int8"] = accuracy_of(small, x, y)
     deployed = small if promise.precision == "int8" else network
-    for form, folder in (("tvm", LIBRARY), ("c", SOURCES)):
+    for form, folder in (("tvm", LIBRARY), ("c", SOURCES), *((name, name) for name in ACCELERATORS)):
         if form in formats:
             try:
                 write_forms(deployed, [form], device, into, promise.precision)

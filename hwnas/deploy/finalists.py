@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas import registry
 from hwnas.accuracy.trained import TrainedAccuracy
 from hwnas.accuracy.training import Training
 from hwnas.core.artifact import read_artifact
+from hwnas.core.device import Device
 from hwnas.core.estimate import Budget
 from hwnas.core.workload import Artifact, Candidate
 from hwnas.deploy.agreement import accuracy_of
@@ -21,6 +23,7 @@ from hwnas.errors import DataError, TrainingFailed
 from hwnas.graph.export import export
 from hwnas.graph.precision import Precision
 from hwnas.graph.quantize import quantize
+from hwnas.graph.scales import ScaleRule
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,6 +36,12 @@ CALIBRATION = 128
 def one_by_one(inputs: np.ndarray) -> list[np.ndarray]:
     """The first CALIBRATION of n inputs, each as a batch of one."""
     return [inputs[i : i + 1] for i in range(min(CALIBRATION, len(inputs)))]
+
+
+def scale_rule(device: Device) -> ScaleRule:
+    """How networks are quantised for a device: powers of two, unless its toolchain computes closer with free scales."""
+    rule: ScaleRule = getattr(registry.toolchains.load(device.toolchains[0]), "scales", "power-of-two")
+    return rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +59,11 @@ class Trained:
     final: Training
     network: ModelProto
 
-    def deployed(self, precision: Precision, calibration: np.ndarray) -> ModelProto:
+    def deployed(self, precision: Precision, calibration: np.ndarray, device: Device) -> ModelProto:
         """The network in the precision that the device runs; `calibration` is n x ... inputs for int8."""
-        return self.network if precision == "fp32" else quantize(self.network, one_by_one(calibration))
+        if precision == "fp32":
+            return self.network
+        return quantize(self.network, one_by_one(calibration), scale_rule(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,7 @@ def measure_finalists(
     `estimates` is candidate id -> metric -> (mean, high). Raises BuildError, DeviceError.
     """
     metric = bench.device.metric
-    networks = {t.candidate.id: t.deployed(precision, calibration) for t in trained}
+    networks = {t.candidate.id: t.deployed(precision, calibration, bench.device) for t in trained}
     measured = measure_networks(
         bench,
         networks,

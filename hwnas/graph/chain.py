@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from hwnas.errors import DataError
+
+FLOAT_BYTES = 4
 
 
 def chain(blocks: Sequence[ModelProto]) -> ModelProto:
     """One network in which each block's only output is the next one's only input.
 
-    Raises DataError where a block has several inputs or outputs, or the shapes do not meet.
+    A block that recurs has the same weights in another order: training leaves no two alike, and a toolchain would store
+    equal ones once. Raises DataError where a block has several inputs or outputs, or the shapes do not meet.
     """
     if not blocks:
         raise DataError("a network needs at least one block")
@@ -21,6 +25,7 @@ def chain(blocks: Sequence[ModelProto]) -> ModelProto:
     network.opset_import.extend(blocks[0].opset_import)
     network.graph.name = "chain"
     previous = None
+    seen: Counter[str] = Counter()
     for i, block in enumerate(blocks):
         graph = block.graph
         if len(graph.input) != 1 or len(graph.output) != 1:
@@ -43,10 +48,13 @@ def chain(blocks: Sequence[ModelProto]) -> ModelProto:
             initializer = network.graph.initializer.add()
             initializer.CopyFrom(tensor)
             initializer.name = rename(tensor.name)
+            if seen[graph.name] and tensor.data_type == TensorProto.FLOAT and tensor.raw_data:
+                initializer.raw_data = _turned(tensor.raw_data, seen[graph.name] * FLOAT_BYTES)
         for value in [*graph.value_info, *([graph.output[0]] if i + 1 < len(blocks) else [])]:
             info = network.graph.value_info.add()
             info.CopyFrom(value)
             info.name = rename(value.name)
+        seen[graph.name] += 1
         if previous is None:
             network.graph.input.add().CopyFrom(graph.input[0])
         previous = graph.output[0]
@@ -55,6 +63,11 @@ def chain(blocks: Sequence[ModelProto]) -> ModelProto:
     result.CopyFrom(previous)
     result.name = f"b{len(blocks) - 1}.out"
     return network
+
+
+def _turned(data: bytes, places: int) -> bytes:
+    places %= len(data)
+    return data[places:] + data[:places]
 
 
 def _shape(value: object) -> tuple[int, ...]:

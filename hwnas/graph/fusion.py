@@ -80,7 +80,7 @@ def kernels(graph: View, rules: str) -> list[Kernel]:
     free |= set(FREE[rules](graph)) if rules in FREE else set()
     found = [sorted(group) for group in RULE_SETS[rules](graph)]
     groups = [g for group in found if not only_renames(graph, group) and (g := _without_borders(graph, group, free))]
-    return [kernel_of(graph, group) for group in _in_execution_order(graph, groups)]
+    return [kernel_of(graph, group) for group in in_execution_order(graph, groups)]
 
 
 def _without_borders(graph: View, group: list[int], free: Collection[int]) -> list[int]:
@@ -101,7 +101,7 @@ def _without_borders(graph: View, group: list[int], free: Collection[int]) -> li
     return sorted(members)
 
 
-def _in_execution_order(graph: View, groups: Sequence[list[int]]) -> list[list[int]]:
+def in_execution_order(graph: View, groups: Sequence[list[int]]) -> list[list[int]]:
     """Groups in topological order; of those that could run next, the one whose last operator comes first."""
     owner = {i: g for g, group in enumerate(groups) for i in group}
     waits: list[set[int]] = [set() for _ in groups]

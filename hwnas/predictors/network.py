@@ -152,6 +152,14 @@ class NetworkPredictor:
         low, high = min(within.low, within.mean / doubt), max(within.high, within.mean * doubt)
         return Estimate(within.mean, low, high, within.source, self.fidelity)
 
+    def others(self, parts: Mapping[str, int], known: Mapping[str, Workload]) -> dict[str, Estimate]:
+        """What stands beside the metric, of any network: latency from cycles, other metrics of the same table."""
+        found = {metric: other.estimate_any(parts, known) for metric, other in self.beside.items()}
+        if self.seconds_per is not None:
+            run, s = self.estimate_any(parts, known), self.seconds_per
+            found["latency"] = Estimate(run.mean * s, run.low * s, run.high * s, run.source, run.fidelity)
+        return found
+
     @staticmethod
     def _source(sources: Sequence[Source]) -> Source:
         return "roofline" if "roofline" in sources else "predictor"

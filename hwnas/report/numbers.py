@@ -12,7 +12,9 @@ from hwnas.core.measurement import Fidelity
 
 ON_DEVICE: frozenset[Metric] = frozenset({"latency", "energy", "instructions", "cycles"})
 """Metrics whose value depends on what stood in for the device; sizes and counts of the network do not."""
-NAMES: dict[Metric, str] = {"ram": "RAM", "params": "parameters", "macs": "MACs"}
+NAMES: dict[Metric, str] = {
+    "ram": "RAM", "sram": "SRAM", "params": "parameters", "macs": "MACs", "dsp": "DSPs", "bram": "BRAMs", "lut": "LUTs"
+}  # fmt: skip
 NBSP = "\u00a0"
 _Z95 = 1.959963984540054
 _SCALES: dict[units.Kind, tuple[tuple[float, str], ...]] = {
@@ -52,8 +54,13 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def metric_label(metric: Metric, fidelity: Fidelity) -> str:
-    """The metric's name; where the device was not hardware, with the fidelity: 'latency (model)'."""
+    """The metric's name; where the device was not hardware, with the fidelity: 'latency (model)'.
+
+    Energy beside simulated cycles is a rule over simulated traffic, so it is a model.
+    """
     name = NAMES.get(metric, str(metric))
+    if metric == "energy" and fidelity is Fidelity.CYCLE_SIM:
+        fidelity = Fidelity.MODEL
     return name if fidelity is Fidelity.HARDWARE or metric not in ON_DEVICE else f"{name} ({fidelity})"
 
 

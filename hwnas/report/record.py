@@ -158,12 +158,16 @@ class Kernel(BaseModel):
 
 
 class Breakdown(BaseModel):
-    """Where the winner's latency goes: isolated kernels, their sum, and the whole network end to end, in SI."""
+    """Where the winner's latency goes: isolated kernels, their sum, and the whole network end to end, in SI.
+
+    parts: of a run on an accelerator, what it takes itself, what the CPU rest and handing tensors over take.
+    """
 
     model_config = _STRICT
     metric: Metric = "latency"
     kernels: tuple[Kernel, ...]
     end_to_end: Amount | None = None
+    parts: dict[Literal["accelerator", "cpu", "transfer"], Amount] = Field(default_factory=dict)
 
     @property
     def isolated(self) -> float:

@@ -21,7 +21,7 @@ from hwnas.errors import DataError, DeviceError, DeviceUnavailable
 if TYPE_CHECKING:
     import numpy as np
 
-PLACE = "simulator"
+PLACE = MACHINE = "simulator"
 
 
 class SimulatedBoard:
@@ -32,7 +32,7 @@ class SimulatedBoard:
 
     def facts(self) -> Mapping[str, Any]:
         clock = None if self._device.accelerator is None else self._device.accelerator.clock
-        return {"machine": f"{self._device.name} ({self._device.fidelity})", "clock_hz": clock}
+        return {"machine": MACHINE, "clock_hz": clock}
 
     def stage(self, artifacts: Sequence[Artifact]) -> None:
         """Nothing to prepare."""

@@ -1,0 +1,5 @@
+"""Quantised networks as int8 TFLite files, which the compilers of accelerators take."""
+
+from hwnas.graph.tflite.emit import tflite_bytes
+
+__all__ = ["tflite_bytes"]

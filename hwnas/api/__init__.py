@@ -17,12 +17,14 @@ from hwnas.api.pieces import (
     profile,
     with_cpu_fallback,
 )
+from hwnas.api.pricing import Priced, price
 
 __all__ = [
     "NETWORKS",
     "TABLES",
     "Confirmed",
     "Found",
+    "Priced",
     "Profile",
     "Verified",
     "breakdown",
@@ -34,6 +36,7 @@ __all__ = [
     "load_space",
     "load_toolchain",
     "plan_profile",
+    "price",
     "profile",
     "search",
     "verify",

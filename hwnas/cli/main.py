@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from hwnas import __version__
-from hwnas.cli import devices, doctor, networks, profile, search, tables
+from hwnas.cli import devices, doctor, networks, pricing, profile, search, tables
 from hwnas.cli.render import log
 from hwnas.errors import EXIT_BUG, EXIT_INTERRUPTED, HwnasError
 
@@ -27,6 +27,7 @@ app.add_typer(tables.app, name="table")
 app.command("profile")(profile.profile)
 app.command("fit")(networks.fit)
 app.command("estimate")(networks.estimate)
+app.command("price")(pricing.price)
 app.command("proxies")(networks.proxies)
 app.command("search")(search.search)
 app.command("verify")(search.verify)

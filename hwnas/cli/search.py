@@ -163,7 +163,10 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
     )
     print_table(title, columns, rows, right=("test", "estimated", "flash"))
     best = next(f for f in record.finalists if f.winner)
-    limits = [f"{metric_label(m, record.fidelity)} {metric(m, best.value(m))} of {metric(m, v)}" for m, v in record.budget.items()]
+    limits = [
+        f"{metric_label(m, record.fidelity)} {metric(m, best.value(m))} of {metric(m, v)}"
+        for m, v in record.budget.items()
+    ]
     out.print("budget, and the winner in it: " + ", ".join(limits))
     if record.noise:
         out.print(f"test-retest of accuracies: Kendall {record.noise.kendall:.2f} (n = {record.noise.pairs})")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hwnas import __version__
+from hwnas import __version__, registry
 from hwnas.config import validate
 from hwnas.core.device import Device
 from hwnas.core.estimate import Metric
@@ -42,6 +42,8 @@ FP32, INT8, LIBRARY, SOURCES = "network.onnx", "network-int8.onnx", "tvm", "c"
 SAMPLE, TEST = "sample.npz", "test.npz"
 DEPLOYED: dict[Precision, str] = {"fp32": FP32, "int8": INT8}
 """The file of the network in each precision."""
+REST, NOT_BUILT = "cpu", "not-built.txt"
+"""The folder in an accelerator's form with what its CPU computes, and the file that says why it is not there."""
 MAX_TEST = 2000
 ACCELERATORS = ("vela", "edgetpu", "fpga")
 """Toolchains of accelerators; a form of that name is what the toolchain built, in a folder of that name."""
@@ -180,8 +182,24 @@ def write_forms(
                     f"{device.name} has no toolchain {chain}", given=chain, allowed=default_formats(device)
                 )
             build_one(chain, network, device, into / chain)
+            _write_rest(chain, network, device, into / chain / REST)
             written += sorted(file for file in (into / chain).rglob("*") if file.is_file())
     return written
+
+
+def _write_rest(chain: str, network: ModelProto, device: Device, into: Path) -> None:
+    """Build what an accelerator leaves to the CPU beside it, for that CPU; where it cannot be built, say why in a file."""
+    divide = getattr(registry.toolchains.load(chain)(), "partition", None)
+    if divide is None or device.accelerator is None or device.accelerator.cpu is None:
+        return
+    from hwnas.toolchains.partition.export import build_rest
+
+    try:
+        build_rest(divide(network, device), device.accelerator.cpu, into)
+    except BuildError as error:  # no cross compiler here, say: the accelerator's own part is worth having
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
+        (into / NOT_BUILT).write_text(f"The part of the network that runs on the CPU was not built: {error}\n")
 
 
 def write_bundle(

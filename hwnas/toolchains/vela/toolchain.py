@@ -60,14 +60,19 @@ class VelaToolchain:
         ends = any(output.type.tensor_type.elem_type == FLOAT for output in onnx.graph.output)
         return round(PER_BYTE * sums.weight_bytes + PER_KERNEL * sums.kernels + FRAME * ends)
 
+    def partition(self, onnx: ModelProto, device: Device) -> Partition:
+        """The network as it is split between the NPU and the CPU beside it. Raises UnsupportedOperator."""
+        found = partition(onnx, RULES)
+        if not settings_of(device).allow_cpu_fallback:
+            require_whole(found)
+        return found
+
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Compile a quantised network. Raises UnsupportedOperator, BuildError, ConfigError."""
         settings = settings_of(device)
         if device.accelerator is None:
             raise ConfigError(f"{device.name} has no accelerator: section", key="accelerator")
-        found = partition(onnx, RULES)
-        if not settings.allow_cpu_fallback:
-            require_whole(found)
+        found = self.partition(onnx, device)
         compiled = [compile_tflite(tflite_bytes(s.network, MOST_STRIDE), settings) for s in found.segments]
         _check(compiled, settings, device)
         into.mkdir(parents=True, exist_ok=True)

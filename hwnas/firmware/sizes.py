@@ -9,8 +9,11 @@ from pathlib import Path
 
 from hwnas.errors import DataError
 
-_HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
-_SECTION = struct.Struct("<10I")
+_FORMATS = {
+    b"\x7fELF\x01\x01": (struct.Struct("<16sHHIIIIIHHHHHH"), struct.Struct("<10I")),
+    b"\x7fELF\x02\x01": (struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQIIQQ")),
+}
+"""How a file begins -> its header and that of a section: little-endian, of 32 and of 64 bits."""
 _NO_BITS = 8
 _WRITE, _ALLOC, _EXECUTE = 1, 2, 4
 _OWN_SECTION = ".text."
@@ -20,7 +23,7 @@ _SHARED = _OWN_SECTION + "hwnas_"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of a 32-bit little-endian ELF file; `stored` is False where the file holds no bytes of it (.bss)."""
+    """One section of a little-endian ELF file; `stored` is False where the file holds no bytes of it (.bss)."""
 
     name: str
     address: int
@@ -32,19 +35,22 @@ class Section:
 
 
 def sections(path: Path) -> tuple[Section, ...]:
-    """The sections of a 32-bit little-endian ELF file. Raises DataError if it is missing, truncated or something else."""
+    """The sections of a little-endian ELF file. Raises DataError if it is missing, truncated or something else."""
     try:
         data = path.read_bytes()
-        ident, *_, section_offset, _, _, _, _, entry_bytes, count, names_index = _HEADER.unpack_from(data)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from error
-    except struct.error as error:
-        raise DataError("is not an ELF file", path=path) from error
-    if ident[:6] != b"\x7fELF\x01\x01" or entry_bytes != _SECTION.size or names_index >= count:
-        raise DataError("is not a 32-bit little-endian ELF file with sections", path=path)
+    if data[:6] not in _FORMATS:
+        raise DataError("is not a little-endian ELF file", path=path)
+    head, entry = _FORMATS[data[:6]]
+    if len(data) < head.size:
+        raise DataError("is a truncated ELF file", path=path)
+    *_, section_offset, _, _, _, _, entry_bytes, count, names_index = head.unpack_from(data)
+    if entry_bytes != entry.size or names_index >= count:
+        raise DataError("is not an ELF file with sections", path=path)
     if section_offset + count * entry_bytes > len(data):
         raise DataError("is a truncated ELF file", path=path)
-    headers = [_SECTION.unpack_from(data, section_offset + i * entry_bytes) for i in range(count)]
+    headers = [entry.unpack_from(data, section_offset + i * entry_bytes) for i in range(count)]
     names_at, names_size = headers[names_index][4:6]
     names = data[names_at : names_at + names_size]
     found = []

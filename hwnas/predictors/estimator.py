@@ -136,9 +136,11 @@ class SpaceEstimator:
         once, each = memory.own_flash[2] + costs[:, 0], memory.own_flash[1] + costs[:, 1]
         needs, sizes = memory.shared(ids)
         flash = memory.own_flash[0] + distinct @ once + kernels @ each + (distinct @ needs > 0) @ sizes
-        workspace = _largest(BlockCounts((), kernels), costs[:, 2])
-        ram = memory.ram_bytes + _largest(counts, exact[:, RAM]) + workspace
-        return {**found, "flash": np.stack([flash, flash * (1 + memory.flash_error)], axis=1), "ram": _exact(ram)}
+        found["flash"] = np.stack([flash, flash * (1 + memory.flash_error)], axis=1)
+        if memory.ram_bytes is not None:
+            workspace = _largest(BlockCounts((), kernels), costs[:, 2])
+            found["ram"] = _exact(memory.ram_bytes + _largest(counts, exact[:, RAM]) + workspace)
+        return found
 
     def _counts(self, genotypes: np.ndarray) -> BlockCounts:
         counts = self._space.block_counts(genotypes)

@@ -1,11 +1,12 @@
-"""Flash and RAM of a network on a microcontroller, from what each kernel takes: code once, constants each time.
+"""Flash and RAM of a network, from what each kernel takes: code once, constants each time.
 
 flash = firmware + code of every distinct kernel + constants of every kernel + functions that kernels share, once each
         - what each kernel brings as a network of its own
 ram   = firmware and stack + arena (the fullest moment of any block) + workspace (the largest of any kernel)
 
-A kernel alone is a network of one: its names and tables count among its constants. The firmware's own share, and what
-a kernel and a distinct kernel bring too much, is fitted to the whole networks that were measured.
+A kernel alone is a network of one: its names and tables count among its constants. The firmware's own share (that of a
+library's frame, where flash is a library), and what a kernel and a distinct kernel bring too much, is fitted to the
+whole networks that were measured. RAM is told by images of microcontrollers alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hwnas.errors import DataError
 from hwnas.predictors.features import kernel_class
 from hwnas.tables.table import LatencyTable
 
-USES = ("code", "constants", "workspace")
+FLASH_USES = ("code", "constants")
+USES = (*FLASH_USES, "workspace")
 
 
 class MemoryPredictor:
@@ -49,20 +51,22 @@ class MemoryPredictor:
         }
         self.own_flash = np.zeros(3)
         """Bytes of the firmware, of each kernel, and of each distinct kernel, beside code and constants."""
-        self.ram_bytes = self.flash_error = 0.0
-        """The firmware's RAM; the largest share by which a measured network's flash exceeds its estimate."""
+        self.flash_error = 0.0
+        """The largest share by which a measured network's flash exceeds its estimate."""
+        self.ram_bytes: float | None = None
+        """The firmware's RAM; None where no network told its RAM."""
 
     @classmethod
     def of(cls, table: LatencyTable) -> MemoryPredictor | None:
-        """From a table's valid rows; None if no row of a kernel and of a whole network tells its memory."""
+        """From a table's valid rows; None if no row of a kernel and of a whole network tells its flash."""
         found = {use: table.values(use) for use in (*USES, "flash", "ram", "arena")}
-        known = [k for k in table.workloads if all(k in found[use] for use in USES)]
-        networks = [n for k, n in table.networks.items() if all(k in found[use] for use in ("flash", "ram", "arena"))]
+        known = [k for k in table.workloads if all(k in found[use] for use in FLASH_USES)]
+        networks = [n for k, n in table.networks.items() if k in found["flash"]]
         if not known or not networks:
             return None
         functions = _shared_functions(table)
         shared = {k: functions[k] for k in known if k in functions}
-        measured = {k: {use: found[use][k] for use in USES} for k in known}
+        measured = {k: {use: found[use].get(k, 0.0) for use in USES} for k in known}
         for k, sizes in shared.items():
             measured[k]["code"] -= sum(sizes.values())
         self = cls(measured, {k: kernel_class(table.workloads[k]) for k in known}, shared)
@@ -73,8 +77,12 @@ class MemoryPredictor:
         shape = np.array([[1, sum(n.parts.values()), len(n.parts)] for n in networks], dtype=float)
         self.own_flash = _least_squares(shape, flash - kernels)
         self.flash_error = float(max(0.0, (flash / (kernels + shape @ self.own_flash) - 1).max()))
-        used = [found["arena"][n.id] + max(rows[k][2] for k in n.parts) for n in networks]
-        self.ram_bytes = float(np.median([found["ram"][n.id] for n in networks] - np.array(used)))
+        own_ram = [
+            found["ram"][n.id] - found["arena"][n.id] - max(rows[k][2] for k in n.parts)
+            for n in networks
+            if n.id in found["ram"] and n.id in found["arena"]
+        ]
+        self.ram_bytes = float(np.median(own_ram)) if own_ram else None
         return self
 
     def row(self, workload: Workload) -> tuple[float, float, float]:
@@ -117,7 +125,8 @@ class MemoryPredictor:
         try:
             self = cls(document["kernels"], document["classes"], document["shared"])
             self.own_flash = np.array(document["flash"], dtype=float).reshape(3)
-            self.ram_bytes, self.flash_error = float(document["ram"]), float(document["flash_error"])
+            self.flash_error = float(document["flash_error"])
+            self.ram_bytes = None if document["ram"] is None else float(document["ram"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"is not a saved memory predictor ({error})") from error
         return self

@@ -140,7 +140,10 @@ class TvmToolchain:
         return None
 
     def flash_bytes(self, onnx: ModelProto) -> int:
-        """Constants, and a round figure for the code of each distinct kernel (`hwnas.graph.analysis`)."""
+        """Constants, and a round figure for the code of each distinct kernel (`hwnas.graph.analysis`).
+
+        Rows of a table tell more: what each kernel's code and constants take in a library (`predictors.memory`).
+        """
         return analyse(onnx, self.rules).flash_bytes
 
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
@@ -180,6 +183,8 @@ class TvmToolchain:
         except Exception as error:  # TVM raises many classes; what they say is what the user needs
             raise BuildError("tvm", f"{type(error).__name__}: {' '.join(str(error).split())[-800:]}") from error
         write_inputs(onnx, into, network.input_axes, network.output_axes)
+        flash_bytes = (into / LIBRARY).stat().st_size
+        memory = {"code": linked.code_bytes, "constants": linked.constant_bytes, "flash": flash_bytes}
         return write_artifact(
             Artifact(
                 path=str(into),
@@ -187,7 +192,8 @@ class TvmToolchain:
                 version=self.version(),
                 options=options,
                 schedule=SCHEDULE if tuned is None else TUNED,
-                flash_bytes=(into / LIBRARY).stat().st_size,
+                flash_bytes=flash_bytes,
+                memory=memory,
                 uncovered=(*network.uncovered, *linked.uncovered),
                 kernels=linked.kernels,
                 layout_transforms=network.layout_transforms,

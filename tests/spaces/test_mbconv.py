@@ -124,6 +124,19 @@ def test_peak_memory_is_the_largest_of_the_blocks():
         assert max(analyse(b).peak_activation_bytes for b in built) == whole
 
 
+def test_blocks_that_recur_have_weights_of_their_own():
+    space = mbconv_micro()
+    once, twice = (space.graph(space.parse(f"s8k3d2R|{stage}|16d2R:k3e1|32d2R:k3e1|0"))
+                   for stage in ("8d1R:k3e2+", "8d1R:k3e2+,k3e2+,k3e2+"))  # fmt: skip
+    weights = [
+        {t.raw_data for t in network.graph.initializer if len(t.dims) and t.data_type == 1} for network in (once, twice)
+    ]
+    tensors = [sum(bool(len(t.dims)) and t.data_type == 1 for t in n.graph.initializer) for n in (once, twice)]
+    assert [len(w) for w in weights] == tensors, "two weights are equal, which a toolchain would store once"
+    assert weights[0] < weights[1] and tensors[1] > tensors[0]
+    assert len(split(twice, "tvm").workloads) == len(split(once, "tvm").workloads)
+
+
 def test_one_dimensional_networks_convolve_along_time():
     space = MbconvSpace(resolution=[1, 64], channels=6, classes=7)
     assert space.input_shape == (1, 6, 1, 64)

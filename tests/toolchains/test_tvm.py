@@ -80,6 +80,11 @@ def test_every_workload_is_one_kernel_under_a_rule_and_needs_no_change_of_layout
         assert (artifact.kernels, artifact.layout_transforms, artifact.uncovered) == (1, 0, ()), workload.op
         assert_computes(board, artifact, model)
     assert_computes(board, together, whole)
+    code = sum(artifact.memory["code"] for artifact in alone)
+    near = 0.02 if together.kernels == len(alone) else 0.25  # where TVM has fused an addition with the other operand
+    assert code == pytest.approx(together.memory["code"], rel=near), "a kernel takes in a network what it takes alone"
+    assert together.memory["code"] + together.memory["constants"] < together.memory["flash"] == together.flash_bytes
+    assert TvmToolchain().flash_bytes(whole) == pytest.approx(together.flash_bytes, rel=0.25)
 
 
 def test_a_network_keeps_its_interface_and_a_workload_is_told_channels_last(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ every change that alters the code of a kernel, so that rows of another version d
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 SCHEDULE = f"hwnas-cpu-{VERSION}"
 TUNED = f"{SCHEDULE}+tuned"
 """The same with whatever tuning found on top (`tuning`)."""

@@ -82,7 +82,7 @@ def _kernel(group: Group, window: Window) -> Kernel:
     def compute(source: Any, base: Any, factor: Any, ends: Any, zero: Any) -> Any:
         from tvm import te
 
-        data = _bordered(source, base, window)
+        data = _held_within(source, window) if largest and _meets_image(window) else _bordered(source, base, window)
         ry, rx = te.reduce_axis((0, window.kernel[0]), "ry"), te.reduce_axis((0, window.kernel[1]), "rx")
         (sh, sw), (dh, dw) = window.stride, window.dilation
 
@@ -110,6 +110,29 @@ def _kernel(group: Group, window: Window) -> Kernel:
 
     constants = (base, factor, finish.ends, finish.zero)
     return Kernel("hwq_maxpool" if largest else "hwq_mean", compute, constants, shape, True)
+
+
+def _meets_image(window: Window) -> bool:
+    """Whether a row and a column of the image are in each window, and in one piece."""
+    top, left, *_ = window.padding
+    ends = zip(window.output, window.stride, (top, left), window.kernel, (window.height, window.width))
+    return window.dilation == (1, 1) and all(
+        pad < size and (count - 1) * stride - pad < whole for count, stride, pad, size, whole in ends
+    )
+
+
+def _held_within(source: Any, window: Window) -> Any:
+    """The image by place in the bordered image, its edges in place of the border: a maximum meets them anyway."""
+    from tvm import tirx
+
+    (top, left, *_), last = window.padding, (window.height - 1, window.width - 1)
+    height, width = window.covering(*window.output)
+
+    def inside(at: Any, before: int, last: int, covered: int) -> Any:
+        at = tirx.max(at - before, 0) if before else at
+        return tirx.min(at, last) if covered - 1 - before > last else at
+
+    return lambda n, i, j, c: source[n, inside(i, top, last[0], height), inside(j, left, last[1], width), c]
 
 
 def _bordered(source: Any, base: Any, window: Window) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 from hwnas.toolchains.schedules.isa import Isa
 from hwnas.toolchains.schedules.threads import mark_parallel
 
-PARALLEL_WORK = 60_000
-"""Elements of a copy below which starting a second thread (some microseconds) takes longer than the work."""
+PARALLEL_WORK = 15_000
+"""Elements of a copy, some 4 us of work, below which a second thread is not started: that takes .6 to 2 us."""
 DROPPED = "hw_dropped"
 """Mark of a loop that is not to run (`predicates.drop_loops`): its elements are made elsewhere."""
 REDUCTION = 2

@@ -23,8 +23,11 @@ from typing import Any
 
 from hwnas.config import cache_folder
 from hwnas.digest import content_id
+from hwnas.firmware.sizes import object_bytes
 from hwnas.toolchains.schedules import VERSION
+from hwnas.toolchains.schedules.driver import NAME, driven
 from hwnas.toolchains.schedules.isa import Isa, isa_of
+from hwnas.toolchains.schedules.machine_code import compiled_module
 from hwnas.toolchains.schedules.rules import scheduled
 from hwnas.toolchains.schedules.traces import MisfitError, fitted, form_id
 from hwnas.toolchains.schedules.tuned import Tuned, TunedSchedules
@@ -37,6 +40,10 @@ PREFIX = "hw_"
 DIGEST_BYTES = 32
 STALE_S = 3600.0
 """A file that was being written so long ago belongs to a process that was killed."""
+LINK_OPTIONS = ("-Wl,--strip-all", "-Wl,-z,noseparate-code", "-Wl,--build-id=none")
+"""LLVM describes every variable of a kernel to debuggers, which took a third of a library; what is called by name stays.
+Code and constants on pages of their own would pad a small library by some percent. The linker would digest all of a
+library for an id that nobody asks for, in a third of its time."""
 BLOB, BLOB_SYMBOL = "imports.bin", "__tvm_ffi__library_bin"
 KEPT_WORDS = frozenset({*kwlist, "T", "I", "R"})
 _WORD = re.compile(r'("(?:[^"\\]|\\.)*")|(?<![\w.])([A-Za-z_]\w*)(?![\w]|=(?!=))')
@@ -53,10 +60,13 @@ class Object:
 @dataclass(frozen=True, slots=True)
 class Linked:
     """A library that was linked: its distinct kernels, how many of them had to be compiled, "kernel: reason" of each
-    that no schedule rule covers, and the entries of the tuned ones."""
+    that no schedule rule covers, and the entries of the tuned ones; bytes of the kernels' code, and of the constants
+    with the bytecode that is stored beside them. What else a library holds grows with the number of calls."""
 
     kernels: int
     compiled: int
+    code_bytes: int
+    constant_bytes: int
     uncovered: tuple[str, ...] = ()
     tuned: tuple[Tuned, ...] = ()
 
@@ -177,7 +187,9 @@ def link_library(
     kept, options = kept or ObjectCache(), pass_options(target)
     module, names = with_content_names(without_reshapes(module))
     better = {} if tuned is None or isa is None else _tuned(module, names, tuned)
-    keys = {symbol: object_key(symbol, target, options, isa, better.get(symbol)) for symbol in names}
+    one, calls = driven(module), {}
+    checked = one is None  # else the function that makes the calls checks what comes from outside
+    keys = {symbol: object_key(symbol, target, options, isa, better.get(symbol), checked) for symbol in names}
     with tempfile.TemporaryDirectory(prefix="hwnas-link-") as folder:
         scratch = Path(folder)
         with tvm.transform.PassContext(opt_level=3, config=options):
@@ -185,28 +197,49 @@ def link_library(
             fresh = {}
             for symbol in names.keys() - known.keys():
                 try:
-                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa, better.get(symbol))
+                    entry = better.get(symbol)
+                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa, entry, checked)
                 except MisfitError as error:
                     assert tuned is not None
                     tuned.faults.append(str(error))
                     del better[symbol]
-                    keys[symbol] = object_key(symbol, target, options, isa)
-                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa)
-            builder, own, constants = _bytecode(module, names, target)
+                    keys[symbol] = object_key(symbol, target, options, isa, checked=checked)
+                    fresh[symbol] = compile_object(module[symbol], symbol, target, scratch, isa, checked=checked)
+            if one is not None:
+                # Optimised further it is neither faster nor smaller, and takes twice as long to compile.
+                plain = tvm.target.Target({**target.export(), "opt-level": 1})
+                calls = {NAME: compile_object(one.module[NAME], NAME, plain, scratch)}
+            builder, own, constants = _bytecode(one.module if one else module, {*names, *calls}, target)
         kept.keep({keys[symbol]: made for symbol, made in fresh.items()})
-        objects, libraries = known | fresh, []
-        for symbol, made in objects.items():
+        objects, libraries, code_bytes, constant_bytes = known | fresh, [], 0, 0
+        for symbol, made in (objects | calls).items():
             file = scratch / f"{symbol}.o"
             file.write_bytes(made.data)
+            if symbol in objects:
+                code_bytes += stored_bytes(file)
             libraries.append(tvm.runtime.load_static_library(str(file), [symbol]))
         linked = vm_build._ffi_api.VMLink(builder, target, own, libraries, constants)
+
+        def pack(made: Any, _system: bool, _prefix: str, inside: str) -> str:
+            nonlocal constant_bytes
+            blob = packed_imports(made)
+            constant_bytes = len(blob)
+            return embed(blob, Path(inside))
+
         linked.export_library(
             str(path),
             fcompile=cc.cross_compiler(compiler) if compiler else None,
-            fpack_imports=lambda made, _system, _prefix, inside: embed(packed_imports(made), Path(inside)),
+            fpack_imports=pack,
+            options=[*LINK_OPTIONS, *(f"-Wl,--defsym={new}={known}" for new, known in (one.aliases if one else ()))],
         )
     uncovered = sorted(f"{names[symbol]}: {made.reason}" for symbol, made in objects.items() if made.reason)
-    return Linked(len(names), len(fresh), tuple(uncovered), tuple(better.values()))
+    return Linked(len(names), len(fresh), code_bytes, constant_bytes, tuple(uncovered), tuple(better.values()))
+
+
+def stored_bytes(path: Path) -> int:
+    """Bytes of an object that a library carries: code, its constants and initial values."""
+    used = object_bytes(path)
+    return used["code"] + used["constants"] + used["data"]
 
 
 def _tuned(module: Any, names: Mapping[str, str], tuned: TunedSchedules) -> dict[str, Tuned]:
@@ -259,7 +292,12 @@ def embed(blob: Any, folder: Path) -> str:
 
 
 def object_key(
-    symbol: str, target: Any, options: Mapping[str, Any], isa: Isa | None = None, tuned: Tuned | None = None
+    symbol: str,
+    target: Any,
+    options: Mapping[str, Any],
+    isa: Isa | None = None,
+    tuned: Tuned | None = None,
+    checked: bool = True,
 ) -> str:
     """The id of an object: the kernel's content, and everything else that decides what it is compiled to."""
     from tvm.target import codegen
@@ -268,26 +306,29 @@ def object_key(
     rules = None if isa is None else asdict(isa)
     better = None if tuned is None else tuned.id
     shared = [str(target), compiler, VERSION, _sources(), sorted(map(str, options.items()))]
-    return content_id([symbol, *shared, rules, better])
+    return content_id([symbol, *shared, rules, better, checked])
 
 
 def compile_object(
-    function: Any, symbol: str, target: Any, scratch: Path, isa: Isa | None = None, tuned: Tuned | None = None
+    function: Any,
+    symbol: str,
+    target: Any,
+    scratch: Path,
+    isa: Isa | None = None,
+    tuned: Tuned | None = None,
+    checked: bool = True,
 ) -> Object:
     """One PrimFunc under a symbol, scheduled by the rules of an `isa` if one is given, or as `tuned` has it.
 
-    Raises MisfitError for an entry that does not fit.
+    `checked` as in `machine_code.compiled_module`. Raises MisfitError for an entry that does not fit.
     """
-    import tvm
-
     reason = ""
     if isa is not None and tuned is not None:
         function = fitted(function, tuned, isa)
     elif isa is not None:
         function, reason = scheduled(function.with_attr("global_symbol", "main"), isa)
     file = scratch / f"{symbol}.o"
-    module = tvm.IRModule({symbol: function.with_attrs({"global_symbol": symbol, "tirx.is_scheduled": True})})
-    tvm.tirx.build(module, target=target).write_to_file(str(file))
+    compiled_module(function, symbol, target, checked).write_to_file(str(file))
     return Object(file.read_bytes(), reason)
 
 

@@ -181,6 +181,8 @@ class _Writer:
             axes = core.attributes.get("perm", tuple(reversed(range(len(shape))))) if core.op == "Transpose" else None
             return self._add(names[:1], sink.outputs[0], self._axes.mover(shape, axes))
         if core.op == "Concat":
+            if not sources.keys() >= {*core.inputs}:  # it joins floats to integers
+                return None
             axis = core.attributes["axis"]
             assert isinstance(axis, int)
             return self._add(names, sink.outputs[0], self._axes.joiner(axis, graph.types[sink.outputs[0]].shape))

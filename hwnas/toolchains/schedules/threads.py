@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 MARK = "hw_parallel"
+SHARE = "hw_share"
+"""The function that a thread's share of a loop becomes."""
 
 
 def mark_parallel(schedule: Any, loops: list[Any]) -> None:
@@ -17,7 +19,12 @@ def mark_parallel(schedule: Any, loops: list[Any]) -> None:
 
 
 def with_threads(function: Any) -> Any:
-    """The PrimFunc with its marked loops parallel."""
+    """The PrimFunc with its marked loops parallel, the body of each a function of its own.
+
+    TVM hands the arrays to a thread in a structure, and LLVM then takes each for a possible alias of the others: sums
+    no longer stay in registers. As arguments of a function they are told apart again (`compute_scope`). Behind it LLVM
+    wants an instruction of the function outside, or it finds that one's debug information at fault.
+    """
     import tvm_ffi
     from tvm import tirx
 
@@ -25,9 +32,11 @@ def with_threads(function: Any) -> Any:
         if MARK not in loop.annotations:
             return loop
         rest = {key: value for key, value in loop.annotations.items() if key != MARK}
-        return tirx.For(
-            loop.loop_var, loop.min, loop.extent, tirx.ForKind.PARALLEL, loop.body, loop.thread_binding, rest, loop.step,
+        body = tirx.AttrStmt(loop.loop_var, "compute_scope", SHARE, loop.body)
+        shared = tirx.For(
+            loop.loop_var, loop.min, loop.extent, tirx.ForKind.PARALLEL, body, loop.thread_binding, rest, loop.step,
             loop.span,
         )  # fmt: skip
+        return tirx.SeqStmt([shared, tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.donothing"))])
 
     return tvm_ffi.structural_map(function, (tirx.For, parallel))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.firmware.sizes import sections
 from hwnas.toolchains.schedules import objects
 from hwnas.toolchains.schedules.isa import isa_of
 from hwnas.toolchains.schedules.objects import (
@@ -80,6 +81,18 @@ def test_equal_kernels_of_one_network_are_one(tmp_path: Path) -> None:
     linked = link_library(network(2.0, 2.0, 2.0), host(), tmp_path / "a.so", kept=ObjectCache(tmp_path / "kept"))
     assert (linked.kernels, linked.compiled) == (1, 1)
     np.testing.assert_array_equal(run(tmp_path / "a.so"), 8 * np.arange(SIZE, dtype=np.float32))
+
+
+def test_a_library_tells_the_bytes_of_code_and_constants_and_holds_little_else(tmp_path: Path) -> None:
+    kept = ObjectCache(tmp_path / "kept")
+    libraries = [network(2.0), network(2.0, 3.0), network(2.0, 3.0, 3.0)]
+    one, two, three = (link_library(n, host(), tmp_path / f"{k}.so", kept=kept) for k, n in enumerate(libraries))
+    assert 0 < one.code_bytes < two.code_bytes == three.code_bytes, "a kernel's code counts once"
+    assert 0 < one.constant_bytes <= two.constant_bytes <= three.constant_bytes < 4_000, "there are no constants"
+    files = [(tmp_path / f"{k}.so").stat().st_size - x.code_bytes - x.constant_bytes for k, x in enumerate((one, two))]
+    assert all(0 < frame < 30_000 for frame in files)
+    names = {section.name for section in sections(tmp_path / "1.so")}
+    assert ".dynsym" in names and not [n for n in names if n.startswith(".debug")]
 
 
 @pytest.mark.parametrize("spoil", [

@@ -284,6 +284,11 @@ def test_a_constant_is_added_to_every_channel(scale: float) -> None:
 
 POOLS = {
     "max": ("MaxPool", {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, (1, 20, 6, 7)),
+    "ceiled max": ("MaxPool", {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1}, (1, 20, 6, 6)),
+    "lopsided max": ("MaxPool", {"kernel_shape": (4, 3), "strides": (3, 2), "pads": (3, 0, 2, 2)}, (1, 20, 5, 7)),
+    "dilated max": (
+        "MaxPool", {"kernel_shape": (3, 3), "dilations": (2, 2), "pads": (1, 2, 1, 2)}, (1, 20, 10, 13),
+    ),
     "average": ("AveragePool", {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}, (1, 20, 12, 13)),
     "with its border": (
         "AveragePool", {"kernel_shape": (2, 3), "pads": (1, 1, 0, 1), "count_include_pad": 1}, (1, 20, 12, 13),
@@ -362,6 +367,13 @@ def test_moves_of_one_grid_run_on_the_stored_bytes() -> None:
 def test_concat_of_one_grid_or_two(steps: tuple[int, int]) -> None:
     made = Qdq()
     parts = [made.dequantize(made.input((1, n, 5, 6)), STEP * k, np.uint8(9)) for n, k in zip((8, 12), steps)]
+    made.output(made.quantize(made.operator("Concat", parts, axis=1), STEP, np.uint8(9)), (1, 20, 5, 6))
+    assert steps_off(made.network()) == (0, 0)
+
+
+def test_a_concat_of_integers_and_floats_is_done_in_floats() -> None:
+    made = Qdq()
+    parts = [made.dequantize(made.input((1, 8, 5, 6)), STEP, np.uint8(9)), made.input((1, 12, 5, 6), "float32")]
     made.output(made.quantize(made.operator("Concat", parts, axis=1), STEP, np.uint8(9)), (1, 20, 5, 6))
     assert steps_off(made.network()) == (0, 0)
 

@@ -1,0 +1,99 @@
+"""Accelerators on the command line: what they compute, what a network costs on them, and that it says simulated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from hwnas.errors import EXIT_BUILD, EXIT_USAGE
+from hwnas.graph.builder import GraphBuilder
+from hwnas.graph.precision import cast
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One float network, the same in int8, and one with a convolution that Ethos-U does not compute."""
+    folder = tmp_path_factory.mktemp("networks")
+
+    def built(groups: int) -> onnx.ModelProto:
+        graph = GraphBuilder("it")
+        x = graph.relu6(graph.conv(graph.input((1, 4, 16, 16)), 8, (3, 3)))
+        return graph.build(graph.conv(x, 8, (3, 3), groups=groups))
+
+    found = {"float": built(1), "int8": cast(built(1), "int8"), "grouped": cast(built(2), "int8")}
+    for name, model in found.items():
+        onnx.save(model, str(folder / f"{name}.onnx"))
+    return {name: folder / f"{name}.onnx" for name in found}
+
+
+def test_the_support_table_is_made_of_the_rules(cli: Any) -> None:
+    done = cli("devices", "support", "ethos-u55-128")
+    assert done.code == 0 and "channels form one group, or each channel its own" in done.out
+    rows = json.loads(cli("devices", "support", "ethos-u55-128", "--json").out)
+    assert {"operator", "rule", "conditions"} == rows[0].keys()
+    assert any(row["operator"] == "Conv" and row["rule"] == "convolution" for row in rows)
+
+
+def test_a_device_without_rules_says_so(cli: Any) -> None:
+    done = cli("devices", "support", "host")
+    assert done.code == EXIT_USAGE and "no support rules" in done.err
+
+
+def test_a_device_shows_clock_energy_rule_and_companion_with_their_sources(cli: Any) -> None:
+    done = cli("devices", "show", "ethos-u55-128")
+    assert done.code == 0
+    for words in ("500 MHz", "energy (model)", "0.3 pJ a MAC", "a model, nothing was measured", "CPU rest (model)"):
+        assert words in done.out, words
+
+
+def test_a_network_is_priced_and_every_number_says_how_it_came_about(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+    done = cli("price", networks["int8"], "--device", "ethos-u55-128", "-o", tmp_path / "built")
+    assert done.code == 0, done.err
+    for words in ("cycles (cycle-sim)", "latency (cycle-sim)", "energy (model)", "Vela 5.2", "CPU and transfer: models"):
+        assert words in done.out, words
+    assert (tmp_path / "built" / "price.json").is_file()
+
+
+def test_the_price_as_json(cli: Any, networks: dict[str, Path]) -> None:
+    found = json.loads(cli("price", networks["int8"], "--device", "ethos-u55-128", "--json").out)
+    assert found["fidelity"] == "cycle-sim" and found["toolchain"] == "vela"
+    values, price = found["values"], found["price"]
+    assert values["cycles"] == pytest.approx(sum(price["parts"].values()))
+    assert values["latency"] == pytest.approx(values["cycles"] / 500e6)
+    assert values["energy"] > 0 and values["sram"] > 0 and len(price["layers"]) >= 2
+
+
+def test_a_float_network_is_refused_and_can_be_priced_nominally(cli: Any, networks: dict[str, Path]) -> None:
+    refused = cli("price", networks["float"], "--device", "ethos-u55-128")
+    assert refused.code == EXIT_BUILD and "quantise the network" in refused.err
+    nominal = json.loads(cli("price", networks["float"], "--device", "ethos-u55-128", "--nominal", "--json").out)
+    quantised = json.loads(cli("price", networks["int8"], "--device", "ethos-u55-128", "--json").out)
+    assert nominal["values"]["cycles"] == quantised["values"]["cycles"]
+
+
+def test_what_no_rule_takes_is_named_and_may_run_on_the_cpu(cli: Any, networks: dict[str, Path]) -> None:
+    refused = cli("price", networks["grouped"], "--device", "ethos-u55-128")
+    assert refused.code == EXIT_BUILD and "channels form one group, or each channel its own; given 2 groups" in refused.err
+    lenient = json.loads(cli("price", networks["grouped"], "--device", "ethos-u55-128", "--allow-cpu-fallback", "--json").out)
+    assert lenient["price"]["parts"]["cpu"] > 0
+    assert any(layer["where"] == "cpu" and layer["macs"] > 0 for layer in lenient["price"]["layers"])
+
+
+def test_only_accelerators_are_priced_and_only_they_may_fall_back(cli: Any, networks: dict[str, Path]) -> None:
+    done = cli("price", networks["int8"], "--device", "host")
+    assert done.code == EXIT_USAGE and "host is no accelerator" in done.err
+    done = cli("profile", "host", "--space", "mbconv-micro", "--allow-cpu-fallback", "--dry-run")
+    assert done.code == EXIT_USAGE and "no accelerator that could leave work to a CPU" in done.err
+
+
+def test_a_network_of_the_users_own_becomes_rows_and_an_estimate(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+    assert cli("profile", "ethos-u55-128", "--onnx", networks["int8"], "--table", tmp_path).code == 0
+    done = cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tmp_path)
+    assert done.code == 0, done.err
+    assert "cycle-sim" in done.out and "cycles over the clock" in done.out and "a model over simulated traffic" in done.out
+    also = json.loads(cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tmp_path, "--json").out)
+    assert also["also"]["latency"]["mean"] == pytest.approx(also["mean"] / 500e6)

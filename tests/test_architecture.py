@@ -31,6 +31,7 @@ ADAPTERS = {
         "runners/worker.py",
         *(f"runners/tvm_rpc/{part}.py" for part in ("client", "tracker", "agent/__main__", "agent/network")),
         *(f"runners/tvm_rpc/agent/{part}.py" for part in ("server", "session")),
+        *(f"toolchains/partition/{part}.py" for part in ("lowering", "merging")),
         *(f"toolchains/cgen/{part}.py" for part in ("emit", "floating", "integer", "layouts", "lowering", "schedule")),
     },
     "tvm_ffi": {"toolchains/tvm.py", *SCHEDULES, "runners/tvm_rpc/agent/session.py"},

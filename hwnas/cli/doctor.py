@@ -16,12 +16,12 @@ from hwnas.cli.render import print_json, print_table
 from hwnas.errors import EXIT_NO, HwnasError, nearest
 
 
-def _package(name: str) -> Callable[[], str]:
+def _package(name: str, install: str | None = None) -> Callable[[], str]:
     def check() -> str:
         try:
             return version(name)
         except PackageNotFoundError:
-            raise HwnasError(f"not installed; pip install {name}") from None
+            raise HwnasError(f"not installed; pip install {install or name}") from None
 
     return check
 
@@ -48,6 +48,13 @@ def _program(name: str, package: str, what: str) -> Callable[[], str]:
         return found
 
     return check
+
+
+def _edgetpu() -> str:
+    found = shutil.which("edgetpu_compiler")
+    if found is None:
+        raise HwnasError("none; Google's closed compiler for Coral, from its own apt repository; a model stands in")
+    return found
 
 
 def _lab() -> str:
@@ -95,6 +102,11 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ),
     ("qemu-aarch64", False, _program("qemu-aarch64", "qemu-user", "the emulated Raspberry Pi")),
     ("nvcc", False, _program("nvcc", "nvidia-cuda-toolkit", "device code for Jetson")),
+    ("vela", False, _package("ethos-u-vela", "'hwnas[npu]'")),
+    ("litert", False, _package("ai-edge-litert", "'hwnas[npu]'")),
+    ("verilator", False, _program("verilator", "verilator g++ make", "outputs of the FPGA core")),
+    ("yosys", False, _program("yosys", "yosys", "resources of FPGA arrays of unusual size")),
+    ("edgetpu_compiler", False, _edgetpu),
     ("lab", False, _lab),
     ("pyarrow", False, _package("pyarrow")),
     ("quiet machine", False, _load),

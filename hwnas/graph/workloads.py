@@ -202,5 +202,11 @@ def _quantised(graph: View, operator: Operator, position: int, kind: TensorType,
 
 
 def _is_first_summand(graph: View, operator: Operator) -> bool:
-    readers = graph.readers.get(operator.outputs[0], ())
-    return any(graph.operators[i].op in SUMS and graph.operators[i].inputs[0] == operator.outputs[0] for i in readers)
+    """Whether a DequantizeLinear gives the first operand of a sum, and that is not the second as well."""
+    for i in graph.readers.get(operator.outputs[0], ()):
+        reader = graph.operators[i]
+        if reader.op in SUMS and reader.inputs[0] == operator.outputs[0]:
+            other = graph.producer.get(reader.inputs[1])
+            if other is None or graph.operators[other].inputs[:1] != operator.inputs[:1]:
+                return True
+    return False

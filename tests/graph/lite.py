@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from hwnas.graph.session import open_session
 from hwnas.graph.tflite import tflite_bytes
@@ -31,7 +31,9 @@ class Agreement:
         return float((self.steps < steps + 0.01).mean())
 
 
-def in_litert(data: bytes, images: Sequence[Inputs], xnnpack: bool = True) -> tuple[list[list[np.ndarray]], list[float]]:
+def in_litert(
+    data: bytes, images: Sequence[Inputs], xnnpack: bool = True
+) -> tuple[list[list[np.ndarray]], list[float]]:
     """Outputs for each image as floats in ONNX's order of axes, and the scale of each output.
 
     Integers of inputs are taken as stored (uint8 is shifted); without `xnnpack`, LiteRT's own kernels compute.
@@ -103,21 +105,7 @@ def kernel_networks(network: ModelProto) -> list[KernelNetwork]:
     for last in graph.node:
         if last.op_type != "QuantizeLinear" or last.input[0] in given:
             continue
-        nodes: list = []
-        inputs: dict[str, None] = {}
-
-        def collect(name: str) -> None:
-            maker = makers.get(name)
-            if maker is None or any(maker is node for node in nodes):
-                return
-            if maker.op_type == "DequantizeLinear" and maker.input[0] not in constants:
-                inputs[maker.input[0]] = None
-            else:
-                for source in maker.input:
-                    collect(source)
-            nodes.append(maker)
-
-        collect(last.input[0])
+        nodes, inputs = _between(last.input[0], makers, set(constants))
         real = helper.make_node("DequantizeLinear", [last.output[0], *last.input[1:]], ["real"])
         shape = [d.dim_value for d in kinds[last.output[0]].type.tensor_type.shape.dim]
         nodes += [last, real]
@@ -135,6 +123,28 @@ def kernel_networks(network: ModelProto) -> list[KernelNetwork]:
             )
         )  # fmt: skip
     return found
+
+
+def _between(
+    name: str, makers: Mapping[str, NodeProto], constants: Container[str]
+) -> tuple[list[NodeProto], dict[str, None]]:
+    """The nodes that make a float tensor from stored ones, in order, and the stored ones."""
+    nodes: dict[str, NodeProto] = {}
+    inputs: dict[str, None] = {}
+
+    def collect(name: str) -> None:
+        maker = makers.get(name)
+        if maker is None or name in nodes:
+            return
+        if maker.op_type == "DequantizeLinear" and maker.input[0] not in constants:
+            inputs[maker.input[0]] = None
+        else:
+            for source in maker.input:
+                collect(source)
+        nodes[name] = maker
+
+    collect(name)
+    return list(nodes.values()), inputs
 
 
 def with_stored_outputs(network: ModelProto) -> tuple[ModelProto, list[str]]:

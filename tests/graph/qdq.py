@@ -55,6 +55,9 @@ class Qdq:
     images: list[np.ndarray] = field(default_factory=list)
     """For each input the values (n x shape) that ranges are taken from."""
 
+    def __repr__(self) -> str:
+        return f"Qdq({' '.join(node.op_type for node in self.nodes)})"
+
     def input(self, values: np.ndarray, step: Step, stored: bool = False) -> Stored:
         """An input of the shape of one of n values; float and quantised at once, or stored already."""
         name, shape = f"in{len(self.inputs)}", values.shape[1:]
@@ -96,7 +99,9 @@ class Qdq:
                 spread: float = 1.0) -> Stored:  # fmt: skip
         """A float tensor quantised with a step that covers what it holds on the images, times `spread`."""
         values = self.values(real, shape)
-        return self.quantised(real, shape, Step.covering(spread * values.min(), spread * values.max(), dtype, power_of_two))
+        return self.quantised(
+            real, shape, Step.covering(spread * values.min(), spread * values.max(), dtype, power_of_two)
+        )
 
     def values(self, real: str, shape: Sequence[int]) -> np.ndarray:
         """What a float tensor holds on the images, in onnxruntime."""

@@ -10,8 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
-from tests.graph.lite import agreement, kernel_agreements
-from tests.graph.qdq import Qdq, Step, Stored
 
 from hwnas.accuracy.datasets.dataset import load_dataset
 from hwnas.accuracy.training import TrainingPlan, train
@@ -19,8 +17,10 @@ from hwnas.graph.export import export
 from hwnas.graph.quantize import quantize
 from hwnas.graph.scales import ScaleRule
 from hwnas.registry import spaces
+from tests.graph.lite import agreement, kernel_agreements
+from tests.graph.qdq import Qdq, Step, Stored
 
-MICRO = "s16k5d4R|16d1R:k5e2+,k3e1q|32d2R:k3e4|48d2R:k5e4q,k5e2q+|128"
+MICRO = "s16k5d4R|16d1R:k5e2+,k3e1q|32d2R:k3e4|48d2R:k5e4q,k5e2q+|128R"
 """A candidate with everything its space has: a stride of 4, squeeze-excite, sums, both kernels."""
 IMAGES = 200
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.graph.lite import agreement
 from tests.graph.qdq import Qdq, Step, Stored
 
@@ -78,11 +79,24 @@ def test_convolutions(image: tuple[Qdq, Stored, np.random.Generator], data: st.D
     scales = rng.uniform(0.004, 0.01, outputs).astype(np.float32)
     weights = net.weights(values, scales)
     products = (scales * np.float32(x.step.scale)).astype(np.float32)
-    bias = [net.weights(rng.integers(-999, 999, outputs).astype(np.int32), products)] if data.draw(st.booleans()) else []
+    bias = (
+        [net.weights(rng.integers(-999, 999, outputs).astype(np.int32), products)] if data.draw(st.booleans()) else []
+    )
     shape = (1, outputs, *sizes)
     real = net.operator("Conv", [net.real(x), weights, *bias], shape, group=groups, kernel_shape=kernel,
                         strides=strides, dilations=dilations, pads=pads)  # fmt: skip
     check(net, finished(data, net, real, shape), max_stride=data.draw(st.sampled_from([None, 3])))
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 1, 1), (1, 1, 0, 0), (1, 0, 0, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("size", [6, 7])
+def test_pads_to_the_right_and_to_the_left(pads: tuple[int, ...], size: int) -> None:
+    net, rng = Qdq(), np.random.default_rng(0)
+    x = net.input(rng.normal(0, 1, (IMAGES, 1, 2, size, size)), Step(0.03, 100))
+    shape = (1, 2, *(extent(size, 3, 2, 1, pads[k], pads[k + 2]) for k in range(2)))
+    weights = net.weights(rng.integers(-127, 128, (2, 2, 3, 3)).astype(np.int8), 0.01)
+    real = net.operator("Conv", [net.real(x), weights], shape, kernel_shape=[3, 3], strides=[2, 2], pads=pads)
+    check(net, net.covered(real, shape))
 
 
 @FEW
@@ -145,7 +159,12 @@ def test_means(
 
 
 @FEW
-@given(images(), st.sampled_from(["Add", "Sub", "Mul"]), st.sampled_from(["tensor", "channel", "constant", "scalar"]), st.data())
+@given(
+    images(),
+    st.sampled_from(["Add", "Sub", "Mul"]),
+    st.sampled_from(["tensor", "channel", "constant", "scalar"]),
+    st.data(),
+)
 def test_sums_and_products(
     image: tuple[Qdq, Stored, np.random.Generator], op: str, second: str, data: st.DataObject
 ) -> None:
@@ -180,6 +199,17 @@ def test_activations(image: tuple[Qdq, Stored, np.random.Generator], op: str, da
     elif op != "none":
         real = net.operator(op, [real], x.shape)
     check(net, finished(data, net, real, x.shape, clamp=False))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1 / 6, 0.5), (0.2, 0.5), (0.25, 0.0), (0.3, -0.1)])
+@pytest.mark.parametrize(
+    "result", [Step(1 / 256, 0), Step(1 / 128, 0), Step(0.0071, -110, "int8"), Step(0.0023, 40)], ids=str
+)
+def test_hard_sigmoids_are_clamped_at_both_ends(alpha: float, beta: float, result: Step) -> None:
+    net = Qdq()
+    x = net.input(np.linspace(-6, 6, IMAGES * 20).reshape(IMAGES, 1, 20), Step(0.05, 128))
+    real = net.operator("HardSigmoid", [net.real(x)], x.shape, alpha=alpha, beta=beta)
+    check(net, net.quantised(real, x.shape, result))
 
 
 @FEW
@@ -244,7 +274,12 @@ def test_new_shapes(image: tuple[Qdq, Stored, np.random.Generator], to: str, den
 def test_pads_and_slices(image: tuple[Qdq, Stored, np.random.Generator], data: st.DataObject) -> None:
     net, x, _ = image
     if data.draw(st.booleans()):
-        amounts = [0, *(data.draw(st.integers(0, 2)) for _ in range(3)), 0, *(data.draw(st.integers(0, 2)) for _ in range(3))]
+        amounts = [
+            0,
+            *(data.draw(st.integers(0, 2)) for _ in range(3)),
+            0,
+            *(data.draw(st.integers(0, 2)) for _ in range(3)),
+        ]
         shape = tuple(n + amounts[a] + amounts[a + 4] for a, n in enumerate(x.shape))
         value = net.constant(data.draw(st.sampled_from([0.0, 0.6])), np.float32)
         real = net.operator("Pad", [net.real(x), net.constant(amounts, np.int64), value], shape)

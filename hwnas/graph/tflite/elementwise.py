@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hwnas.graph.quantised import bounds_of
-from hwnas.graph.tflite.emission import HIGH, NONE, RELU, Emission, Step, stored_axis
+from hwnas.graph.tflite.emission import HIGH, LOW, NONE, RELU, RELU6, Emission, Step, stored_axis
 from hwnas.graph.tflite.flat import Scale
 
 UNIT = Scale.of(1 / 256, -128)
@@ -40,18 +40,17 @@ def clamp(e: Emission, step: Step) -> None:
     if bounds is None:
         raise step.refusal("its bounds are not constant")
     source = e.source(step)
-    scaled = e.at_scale(source, e.scale(step.result))
-    zero, size = int(e.scale(step.result).zeros[0]), float(e.scale(step.result).scales[0])
-    low, high = (int(np.clip(np.rint(np.clip(b / size, -1e6, 1e6)) + zero, -128, HIGH)) for b in bounds)
-    if bounds[0] == 0 and (bounds[1] == np.inf or high == HIGH):
+    scale = e.scale(step.result)
+    reals = [float(np.clip(b / float(scale.scales[0]), -1e6, 1e6)) for b in bounds]
+    low, high = (int(np.clip(np.rint(real) + int(scale.zeros[0]), LOW, HIGH)) for real in reals)
+    if bounds[0] == 0 and high == HIGH:
         e.file.call("RELU", [source], step.result)
     elif bounds == (0.0, 6.0):
         e.file.call("RELU6", [source], step.result)
-    elif (low, high) == (-128, HIGH):
-        e.file.call("RESHAPE", [scaled, e.integers("shape", e.shape(scaled))], step.result, "ReshapeOptions",
-                    NewShape=e.shape(scaled))  # fmt: skip
+    elif (low, high) == (LOW, HIGH):
+        e.requantised(source, step.result)
     else:
-        e.between(scaled, step.result, low, high)
+        e.between(e.at_scale(source, scale), step.result, low, high)
 
 
 def hard_sigmoid(e: Emission, step: Step) -> None:
@@ -67,22 +66,16 @@ def hard_sigmoid(e: Emission, step: Step) -> None:
     source, scale = e.source(step), e.scale(step.result)
     wide = Scale((scale.scales / np.float32(alpha)).astype(np.float32), scale.zeros)
     ones = (1,) * len(e.shape(source))
-    zero, top = int(scale.zeros[0]), min(HIGH, int(np.rint(1 / float(scale.scales[0])) + int(scale.zeros[0])))
-    largest = round(1 / alpha, 5)
     inner = e.like(step.result, "sum", scale=wide)
-    shift = e.stored(
-        f"plus_{beta / alpha:g}",
-        np.full(ones, _sign(beta) * HIGH, np.int8),
-        Scale.of(abs(beta / alpha) / HIGH or 1.0, 0),
-    )
-    if largest == 6 or top == HIGH:
-        activation = 3 if largest == 6 and top < HIGH else RELU
-        e.file.call("ADD", [source, shift], inner, "AddOptions", FusedActivationFunction=activation)
-    else:
-        e.file.call(
-            "ADD", [source, shift], raw := e.like(inner, "unclamped"), "AddOptions", FusedActivationFunction=NONE
-        )
-        e.between(raw, inner, max(-128, zero), top)
+    offset = Scale.of(abs(beta / alpha) / HIGH or 1.0, 0)
+    shift = e.stored(f"plus_{beta / alpha:g}", np.full(ones, int(np.sign(beta)) * HIGH, np.int8), offset)
+    zero = int(scale.zeros[0])
+    top = min(HIGH, int(np.rint(1 / float(scale.scales[0]))) + zero)
+    activation = RELU if top == HIGH else RELU6 if round(1 / alpha, 5) == 6 else NONE
+    total = inner if activation != NONE else e.like(inner, "unclamped")
+    e.file.call("ADD", [source, shift], total, "AddOptions", FusedActivationFunction=activation)
+    if activation == NONE:
+        e.between(total, inner, zero, top)
     slope = e.stored(f"times_{alpha:g}", np.full(ones, HIGH, np.int8), Scale.of(alpha / HIGH, 0))
     e.clamped(
         step,
@@ -90,23 +83,20 @@ def hard_sigmoid(e: Emission, step: Step) -> None:
     )
 
 
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
+def hard_swish(e: Emission, step: Step) -> None:
+    """HARD_SWISH."""
+    source = e.source(step)
+    e.clamped(step, lambda result, _: e.file.call("HARD_SWISH", [source], result, "HardSwishOptions"), fuses=False)
 
 
-def unary(operator: str, options: str | None = None, **fields: str) -> Callable[[Emission, Step], None]:
-    """An operator of one operand with scales of any kind; `fields`: option of TFLite -> float attribute of ONNX."""
-
-    def emit(e: Emission, step: Step) -> None:
-        given = {key: float(step.group.attributes.get(name, _DEFAULTS[name])) for key, name in fields.items()}  # type: ignore[arg-type]
-        source = e.source(step)
-        e.clamped(step, lambda result, _: e.file.call(operator, [source], result, options, **given), fuses=False)
-
-    return emit
-
-
-_DEFAULTS = {"alpha": 0.01}
-"""ONNX's defaults of the attributes that `unary` reads: LeakyRelu's slope."""
+def leaky_relu(e: Emission, step: Step) -> None:
+    """LEAKY_RELU."""
+    source, slope = e.source(step), float(step.group.attributes.get("alpha", 0.01))  # type: ignore[arg-type]
+    e.clamped(
+        step,
+        lambda result, _: e.file.call("LEAKY_RELU", [source], result, "LeakyReluOptions", Alpha=slope),
+        fuses=False,
+    )
 
 
 def bounded(operator: str, scale: Scale, options: str | None = None) -> Callable[[Emission, Step], None]:

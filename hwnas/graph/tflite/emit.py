@@ -11,16 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import numpy_helper
 
 from hwnas.errors import UnsupportedOperator
 from hwnas.graph.fusion import Kernel, kernels
 from hwnas.graph.quantised import Activation, Grid, Group, grid_of, read_group
 from hwnas.graph.rules_qdq import unshare
 from hwnas.graph.tflite import elementwise, pools, products, resizing, shapes
-from hwnas.graph.tflite.emission import HIGH, Emission, Step, signed, stored_shape
+from hwnas.graph.tflite.emission import Emission, Step, signed, stored_shape
 from hwnas.graph.tflite.flat import Scale
-from hwnas.graph.view import METADATA_OPS, Operator, TensorType, View, view
+from hwnas.graph.tflite.normal import normal_form
+from hwnas.graph.view import METADATA_OPS, Operator, View, view
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,8 +37,8 @@ EMIT: Mapping[str, Callable[[Emission, Step], None]] = {
     "Gemm": products.dense,
     "GlobalAveragePool": pools.mean,
     "HardSigmoid": elementwise.hard_sigmoid,
-    "HardSwish": elementwise.unary("HARD_SWISH", "HardSwishOptions"),
-    "LeakyRelu": elementwise.unary("LEAKY_RELU", "LeakyReluOptions", Alpha="alpha"),
+    "HardSwish": elementwise.hard_swish,
+    "LeakyRelu": elementwise.leaky_relu,
     "MatMul": products.dense,
     "MaxPool": pools.max_pool,
     "Mul": elementwise.binary("MUL"),
@@ -94,7 +94,7 @@ class _Walk:
         inside = {i for kernel in found.values() for i in kernel.operators}
         self._take_inputs()
         for i, operator in enumerate(graph.operators):
-            if i in found and found[i].inputs:  # what reads only constants is nobody's operand
+            if i in found and found[i].inputs:  # a kernel of constants is dequantised where it is an operand
                 self._kernel(found[i])
             elif i not in inside and operator.op == "QuantizeLinear":
                 self._renamed(operator)
@@ -152,7 +152,7 @@ class _Walk:
         if group.result.grid is None:
             if group.op not in FLOAT_RESULTS:
                 raise UnsupportedOperator(str(group.operator), "its result is not quantised")
-            group = replace(group, result=Activation(group.result.shape, _unsigned(FLOAT_RESULTS[group.op])))
+            group = replace(group, result=Activation(group.result.shape, _grid_of_int8(FLOAT_RESULTS[group.op])))
         grid = group.result.grid
         assert grid is not None
         result = self._new(last.outputs[0], group.result.shape, grid, self._name(last))
@@ -165,21 +165,16 @@ class _Walk:
         made = {o.outputs[0]: o for o in operators if o.op == "DequantizeLinear"}
         core = next((o for o in operators if o.op not in ("DequantizeLinear", "QuantizeLinear")), None)
         readers = list(made.values()) if core is None else [made[name] for name in core.inputs if name in made]
-        found: list[int | None] = []
-        for reader, operand in zip(readers, group.operands, strict=True):
-            if isinstance(operand, Activation):
-                found.append(self._stored(reader))
-            else:
-                found.append(None)
-        return found
+        pairs = zip(readers, group.operands, strict=True)
+        return [self._stored(reader) if isinstance(operand, Activation) else None for reader, operand in pairs]
 
     def _stored(self, reader: Operator) -> int:
         """The file's tensor of what a DequantizeLinear reads. Raises UnsupportedOperator where its grid is another."""
         name = reader.inputs[0]
         grid, known = self._grid(reader), self._grids.get(name)
         if known is None:
-            raise UnsupportedOperator(str(reader), f"its operand {name!r} is not made by a QuantizeLinear")
-        if not (np.array_equal(grid.scale, known.scale) and np.array_equal(grid.zero, known.zero)):
+            raise UnsupportedOperator(str(reader), f"its operand {name!r} is not made by a quantised operator")
+        if not _same(grid, known):
             raise UnsupportedOperator(str(reader), f"it gives {name!r} another scale than it was quantised with")
         return self._index[name]
 
@@ -190,8 +185,12 @@ class _Walk:
             return
         if name not in self._floats or name not in self._graph.inputs:
             raise UnsupportedOperator(str(operator), "it quantises floats that the network computes")
-        self._new(stored, self._graph.types[name].shape, self._grid(operator), self._name(operator))
-        self._to.requantised(self._floats[name], self._index[stored])
+        first = next(known for known, at in self._index.items() if at == self._floats[name])
+        if not _same(self._grids[first], grid := self._grid(operator)):
+            raise UnsupportedOperator(
+                str(operator), f"the network quantises its input {name!r} to another grid as well"
+            )
+        self._index[stored], self._grids[stored] = self._floats[name], grid
 
     def _renamed(self, last: Operator) -> None:
         """A quantised tensor under another shape: DequantizeLinear, an operator that only renames, QuantizeLinear."""
@@ -227,11 +226,10 @@ class _Walk:
 
     def _name(self, last: Operator) -> str:
         """What people know a tensor by: the network's output that it becomes, or the float tensor that it was."""
-        stored = last.outputs[0]
-        given = [stored, *(graph_name for i in self._graph.readers.get(stored, ())
-                           for graph_name in self._graph.operators[i].outputs)]  # fmt: skip
-        outputs = [name for name in given if name in self._graph.outputs]
-        return outputs[0] if outputs else last.inputs[0] if last.op == "QuantizeLinear" else stored
+        graph, stored = self._graph, last.outputs[0]
+        becomes = [name for i in graph.readers.get(stored, ()) for name in graph.operators[i].outputs]
+        given_out = [name for name in (stored, *becomes) if name in graph.outputs]
+        return [*given_out, last.inputs[0] if last.op == "QuantizeLinear" else stored][0]
 
     def _output(self, name: str) -> int:
         """The file's tensor of an output of the network, which is a stored tensor or one that was dequantised."""
@@ -243,41 +241,9 @@ class _Walk:
         return at
 
 
-def _unsigned(scale: Scale) -> Grid:
+def _same(a: Grid, b: Grid) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a.scale, b.scale) and np.array_equal(a.zero, b.zero)
+
+
+def _grid_of_int8(scale: Scale) -> Grid:
     return Grid("int8", scale.scales, scale.zeros)
-
-
-def normal_form(graph: View) -> View:
-    """The same graph in the form that is read as kernels.
-
-    Sums and products with one float number read it as a stored integer with a scale; a change of grid has an Identity
-    between its DequantizeLinear and its QuantizeLinear.
-    """
-    operators: list[Operator] = []
-    constants, types = dict(graph.constants), dict(graph.types)
-    for operator in graph.operators:
-        inputs = list(operator.inputs)
-        quantised = [k for k, name in enumerate(inputs) if _is_dequantised(graph, name)]
-        if operator.op == "QuantizeLinear" and quantised == [0]:
-            inputs[0] = f"{operator.outputs[0]}#same"
-            types[inputs[0]] = types[operator.inputs[0]]
-            operators.append(Operator("Identity", (operator.inputs[0],), (inputs[0],), {}, "", operator.name))
-        for k, name in enumerate(inputs if operator.op in ("Add", "Sub", "Mul") and quantised else ()):
-            value = graph.scalar(name)
-            if value is None or not np.isfinite(value):
-                continue
-            stored = np.full(graph.types[name].shape, int(np.sign(value)) * HIGH, np.int8)
-            scale = np.array(abs(value) / HIGH or 1.0, np.float32)
-            for label, array in ((f"{name}#int8", stored), (f"{name}#scale", scale)):
-                constants[label] = numpy_helper.from_array(array, label)
-                types[label] = TensorType(constants[label].data_type, array.shape)
-            inputs[k] = f"{name}#{len(operators)}"
-            types[inputs[k]] = types[name]
-            operators.append(Operator("DequantizeLinear", (f"{name}#int8", f"{name}#scale"), (inputs[k],), {}))
-        operators.append(replace(operator, inputs=tuple(inputs)))
-    return View(operators, graph.inputs, graph.outputs, types, constants, graph.opset)
-
-
-def _is_dequantised(graph: View, name: str) -> bool:
-    maker = graph.producer.get(name)
-    return maker is not None and graph.operators[maker].op == "DequantizeLinear"

@@ -48,7 +48,7 @@ def average_pool(e: Emission, step: Step) -> None:
     source = e.source(step)
     if window.padded and step.group.attributes.get("count_include_pad", 0):
         source, window = padded(e, source, window)
-    if not window.padded:
+    if not window.padded and max(window.size) <= LARGEST_WINDOW:
         _sums(e, step, source, window)
         return
     padding = window.padding(e.shape(source)[1:3])

@@ -19,9 +19,9 @@ from hwnas.core.workload import Candidate
 from hwnas.digest import canonical_json
 from hwnas.errors import DataError
 from hwnas.predictors.conformal import conformal_quantile, lower_quantile
+from hwnas.predictors.feasibility import Feasibility
 from hwnas.predictors.stack_columns import NetworkColumns, Table, genotype_rows
 from hwnas.predictors.stack_members import MEMBERS, Members, fold_numbers, stacking_weights, unseen_mix
-from hwnas.predictors.xgb import Trees, fit_trees
 from hwnas.records import write_atomically
 
 KIND = "network-stack"
@@ -39,7 +39,7 @@ class Intervals(NamedTuple):
 
 
 class NetworkStack:
-    """Look-up tables, trees and a Gaussian process, mixed by cross-validation, with cross-conformal bounds.
+    """Look-up tables, trees, a Gaussian process and a law, mixed by cross-validation, with cross-conformal bounds.
 
     Bounds are quantiles of out-of-fold logarithmic residuals (Vovk, "Cross-conformal predictors", 2015). A value of
     None or NaN is a candidate that the device cannot run: it trains the feasibility class and is never a number.
@@ -66,7 +66,7 @@ class NetworkStack:
         measured, logs = numbers[known], np.log(numbers[known])
         groups = _same_network(table)
         folds = fold_numbers(groups, min(_FOLDS, len(np.unique(groups))), np.random.default_rng([self.seed, 0]))
-        unseen = np.zeros((len(measured), len(MEMBERS)))
+        unseen = np.zeros((len(measured), len(MEMBERS) if table.operators.shape[1] else len(MEMBERS) - 1))
         for fold in np.unique(folds):
             held = folds == fold
             part = ~held if not held.all() else held
@@ -75,7 +75,7 @@ class NetworkStack:
         self.weights = stacking_weights(unseen, logs)
         self.residuals = np.sort(logs - unseen_mix(unseen, logs, folds))
         self._members = Members.fit(table, measured, groups, seed=self.seed, rounds=self.rounds)
-        self._feasibility = _fit_feasibility(space, genotypes, known, self.seed)
+        self._feasibility = Feasibility.fit(space, genotypes, known, self.seed)
         self._space = space
         return self
 
@@ -98,13 +98,12 @@ class NetworkStack:
         genotypes = genotype_rows(space, candidates)
         if self._feasibility is None or not len(genotypes):
             return np.ones(len(genotypes))
-        columns, trees = self._feasibility
-        return cast(np.ndarray, np.clip(trees.predict(columns.table(space, genotypes).all), 0.0, 1.0))
+        return self._feasibility.runs(space, genotypes)
 
     @property
     def mix(self) -> dict[str, float]:
         """The weight of each member by name."""
-        return {name: float(w) for name, w in zip(MEMBERS, self.weights)}
+        return {name: float(w) for name, w in zip(self._members.names, self.weights)}
 
     def to_json(self) -> dict[str, Any]:
         """Everything that predicting needs but the space."""
@@ -119,9 +118,7 @@ class NetworkStack:
             "residuals": self.residuals.tolist(),
             "columns": self._columns.to_json(),
             "members": self._members.to_json(),
-            "feasibility": None
-            if self._feasibility is None
-            else {"columns": self._feasibility[0].to_json(), "trees": self._feasibility[1].to_json()},
+            "feasibility": None if self._feasibility is None else self._feasibility.to_json(),
         }
 
     def save(self, path: Path) -> None:
@@ -154,8 +151,11 @@ class NetworkStack:
     def _from_json(cls, document: dict[str, Any], space: BatchSpace) -> NetworkStack:
         stack = cls(int(document["seed"]), rounds=int(document["rounds"]))
         weights, residuals = (np.asarray(document[key], dtype=float) for key in ("weights", "residuals"))
+        stack._columns = NetworkColumns.from_json(document["columns"])
+        stack._members = Members.from_json(document["members"])
+        stack._members.check(stack._columns)
         if (
-            weights.shape != (len(MEMBERS),)
+            weights.shape != (len(stack._members.names),)
             or weights.min() < 0
             or not math.isclose(float(weights.sum()), 1, abs_tol=1e-6)
         ):
@@ -163,14 +163,8 @@ class NetworkStack:
         if residuals.ndim != 1 or not len(residuals) or not np.isfinite(residuals).all():
             raise ValueError("residuals must be finite numbers")
         stack.weights, stack.residuals = weights, np.sort(residuals)
-        stack._columns = NetworkColumns.from_json(document["columns"])
-        stack._members = Members.from_json(document["members"])
-        stack._members.check(stack._columns)
         feasibility = document["feasibility"]
-        stack._feasibility = feasibility and (
-            NetworkColumns.from_json(feasibility["columns"]),
-            Trees.from_json(feasibility["trees"]),
-        )
+        stack._feasibility = None if feasibility is None else Feasibility.from_json(feasibility)
         stack._space = space
         return stack
 
@@ -197,15 +191,3 @@ def _checked_values(values: Sequence[float | None], n: int) -> np.ndarray:
 def _same_network(table: Table) -> np.ndarray:
     """A number for each row, equal for rows that no pruned column tells apart: twins must not cross a fold."""
     return cast(np.ndarray, np.unique(np.round(table.smooth, 9), axis=0, return_inverse=True)[1].ravel())
-
-
-def _fit_feasibility(
-    space: BatchSpace, genotypes: np.ndarray, known: np.ndarray, seed: int
-) -> tuple[NetworkColumns, Trees] | None:
-    if known.all():
-        return None
-    columns = NetworkColumns.choose(space, genotypes)
-    trees = fit_trees(
-        columns.table(space, genotypes).all, known.astype(float), rounds=150, seed=seed, objective="binary:logistic"
-    )
-    return columns, trees

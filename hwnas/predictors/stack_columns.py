@@ -28,6 +28,19 @@ class PruningSpace(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingSpace(Protocol):
+    """A space that knows which operators a compiler of whole networks leaves, and what it may refuse."""
+
+    def operators(self, genotypes: np.ndarray) -> np.ndarray:
+        """Operators by kind, n x k counts for n x g genotypes."""
+        ...
+
+    def hazards(self, genotypes: np.ndarray) -> np.ndarray:
+        """Reasons by kind why a network may not run, n x h of 0 or 1."""
+        ...
+
+
 def genotype_rows(space: BatchSpace, candidates: Sequence[Candidate] | np.ndarray) -> np.ndarray:
     """Candidates as n x g integers. Raises CandidateError for a candidate of another space."""
     if isinstance(candidates, np.ndarray):
@@ -43,12 +56,14 @@ def genotype_rows(space: BatchSpace, candidates: Sequence[Candidate] | np.ndarra
 @dataclass(frozen=True, slots=True)
 class Table:
     """Columns of n candidates. raw: n x r indicators as written. parts: n x p indicators and block counts after
-    pruning (block counts where the space does not prune). features: n x f graph features of the space. genotypes: n x g."""
+    pruning (block counts where the space does not prune). features: n x f graph features of the space. genotypes: n x g.
+    operators: n x k counts of operators that run, no column where the space does not count them."""
 
     genotypes: np.ndarray
     raw: np.ndarray
     parts: np.ndarray
     features: np.ndarray
+    operators: np.ndarray
 
     @property
     def lut(self) -> np.ndarray:
@@ -64,7 +79,9 @@ class Table:
 
     def rows(self, index: np.ndarray) -> Table:
         """The table of those rows."""
-        return Table(self.genotypes[index], self.raw[index], self.parts[index], self.features[index])
+        return Table(
+            self.genotypes[index], self.raw[index], self.parts[index], self.features[index], self.operators[index]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,7 @@ class NetworkColumns:
     pruned: Pairs
     blocks: tuple[str, ...]
     features: tuple[int, ...]
+    operators: tuple[int, ...] = ()
 
     @classmethod
     def choose(cls, space: BatchSpace, genotypes: np.ndarray) -> NetworkColumns:
@@ -85,7 +103,8 @@ class NetworkColumns:
             raw=_pairs(genotypes),
             pruned=_pairs(space.prune(genotypes)) if isinstance(space, PruningSpace) else (),
             blocks=tuple(key for key, column in zip(blocks, counts.T) if np.ptp(column) > 0),
-            features=tuple(int(i) for i in np.flatnonzero(np.ptp(features, axis=0) > 0)),
+            features=_varying(features),
+            operators=_varying(_operators(space, genotypes)),
         )
 
     def table(self, space: BatchSpace, genotypes: np.ndarray) -> Table:
@@ -97,8 +116,10 @@ class NetworkColumns:
             if key in where:
                 chosen[:, column] = counts[:, where[key]]
         features = np.asarray(space.features(genotypes), dtype=float)
-        if self.features and max(self.features) >= features.shape[1]:
-            raise DataError(f"the predictor was fitted on other features than space {space.id} has now")
+        operators = _operators(space, genotypes)
+        for chosen_columns, now in ((self.features, features), (self.operators, operators)):
+            if chosen_columns and max(chosen_columns) >= now.shape[1]:
+                raise DataError(f"the predictor was fitted on other features than space {space.id} has now")
         parts = [chosen]
         if isinstance(space, PruningSpace):
             parts.insert(0, _indicators(space.prune(genotypes), self.pruned))
@@ -107,6 +128,7 @@ class NetworkColumns:
             _indicators(genotypes, self.raw),
             np.hstack(parts),
             features[:, np.array(self.features, dtype=int)],
+            operators[:, np.array(self.operators, dtype=int)],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -116,6 +138,7 @@ class NetworkColumns:
             "pruned": [list(p) for p in self.pruned],
             "blocks": list(self.blocks),
             "features": list(self.features),
+            "operators": list(self.operators),
         }
 
     @classmethod
@@ -125,12 +148,13 @@ class NetworkColumns:
             raw, pruned = (
                 tuple((int(gene), int(choice)) for gene, choice in document[key]) for key in ("raw", "pruned")
             )
-            blocks, features = tuple(map(str, document["blocks"])), tuple(int(i) for i in document["features"])
-            if any(gene < 0 for gene, _ in (*raw, *pruned)) or any(i < 0 for i in features):
+            blocks = tuple(map(str, document["blocks"]))
+            features, operators = (tuple(map(int, document.get(key, ()))) for key in ("features", "operators"))
+            if any(gene < 0 for gene, _ in (*raw, *pruned)) or any(i < 0 for i in (*features, *operators)):
                 raise ValueError("an index is negative")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the saved columns are not readable: {error}") from error
-        return cls(raw, pruned, blocks, features)
+        return cls(raw, pruned, blocks, features, operators)
 
 
 def _pairs(genotypes: np.ndarray) -> Pairs:
@@ -149,6 +173,16 @@ def _indicators(genotypes: np.ndarray, pairs: Pairs) -> np.ndarray:
     if genes.max() >= genotypes.shape[1]:
         raise DataError(f"the predictor was fitted on genotypes of more than {genotypes.shape[1]} genes")
     return cast(np.ndarray, genotypes[:, genes] == choices).astype(float)
+
+
+def _varying(columns: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.flatnonzero(np.ptp(columns, axis=0) > 0))
+
+
+def _operators(space: BatchSpace, genotypes: np.ndarray) -> np.ndarray:
+    if not isinstance(space, CountingSpace):
+        return np.zeros((len(genotypes), 0))
+    return np.asarray(space.operators(genotypes), dtype=float)
 
 
 def _block_counts(space: BatchSpace, genotypes: np.ndarray) -> tuple[list[str], np.ndarray]:

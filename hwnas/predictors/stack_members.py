@@ -1,7 +1,8 @@
-"""The members of the network stack: look-up tables, trees on them, and a Gaussian process, each predicting log seconds.
+"""The members of the network stack: look-up tables, trees on them, a Gaussian process and a law, each predicting log seconds.
 
 All of them see the same columns; what differs is how they extrapolate. A look-up table adds up parts and is exact
-where the device does, trees correct what addition misses, the process is best where rows are few.
+where the device does, trees correct what addition misses, the process is best where rows are few. The law, where the
+space counts operators, knows least and needs the fewest rows.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import numpy as np
 
 from hwnas.errors import DataError
 from hwnas.predictors.gp import GenotypeProcess
+from hwnas.predictors.operator_law import OperatorLaw
 from hwnas.predictors.stack_columns import NetworkColumns, Table
 from hwnas.predictors.xgb import Trees, fit_trees
 
-MEMBERS = ("lut-raw", "lut-full", "trees", "lut+trees", "process")
+MEMBERS = ("lut-raw", "lut-full", "trees", "lut+trees", "process", "law")
+"""In the order of their predictions; the law is absent where the space does not count operators."""
 _FLOOR = 0.3
 """No prediction falls below this part of the least measured value: an additive table can reach zero, no device can."""
 _PRIOR_ROWS = 10.0
+_SHARPNESS = 3.0
+"""2 is best for errors that are independent of each other; members err together, which favours the better one."""
 
 
 def lut_weights(parts: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -56,6 +61,12 @@ class Members:
     trees: Trees
     residual: Trees
     process: GenotypeProcess
+    law: OperatorLaw | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which of MEMBERS there are."""
+        return MEMBERS if self.law is not None else MEMBERS[:-1]
 
     @classmethod
     def fit(cls, table: Table, values: np.ndarray, groups: np.ndarray, *, seed: int, rounds: int) -> Members:
@@ -80,29 +91,32 @@ class Members:
             trees=fit_trees(np.column_stack([columns, *sums]), logs, rounds=rounds, seed=seed),
             residual=fit_trees(np.column_stack([columns, unseen]), logs - unseen, rounds=rounds // 2, seed=seed),
             process=GenotypeProcess.fit(table.genotypes, table.smooth, values, seed=seed),
+            law=OperatorLaw.fit(table.operators, values) if table.operators.shape[1] else None,
         )
 
     def logs(self, table: Table) -> np.ndarray:
-        """Logarithms of the members' predictions, n x members, in the order of MEMBERS."""
+        """Logarithms of the members' predictions, n x members, in the order of `names`."""
         lut, columns = table.lut, table.all
         raw = np.log(np.maximum(lut_sum(self.raw, table.raw), self.floor))
         full = np.log(np.maximum(lut_sum(self.full, lut), self.floor))
         process = self.process.predict(table.genotypes, table.smooth)
-        return np.column_stack(
-            [
-                raw,
-                full,
-                self.trees.predict(np.column_stack([columns, raw, full])),
-                full + self.residual.predict(np.column_stack([columns, full])),
-                np.log(np.maximum(process, self.floor)),
-            ]
-        )
+        found = [
+            raw,
+            full,
+            self.trees.predict(np.column_stack([columns, raw, full])),
+            full + self.residual.predict(np.column_stack([columns, full])),
+            np.log(np.maximum(process, self.floor)),
+        ]
+        if self.law is not None:
+            found.append(np.log(np.maximum(self.law.predict(table.operators), self.floor)))
+        return np.column_stack(found)
 
     def check(self, columns: NetworkColumns) -> None:
         """Raises DataError unless the members were fitted on as many columns as these."""
         raw, parts = len(columns.raw), len(columns.pruned) + len(columns.blocks)
-        widths = (len(self.raw) - 1, len(self.full) - 1, self.process.width)
-        if widths != (raw, raw + parts, parts + len(columns.features)):
+        law = 0 if self.law is None else self.law.width
+        widths = (len(self.raw) - 1, len(self.full) - 1, self.process.width, law)
+        if widths != (raw, raw + parts, parts + len(columns.features), len(columns.operators)):
             raise DataError("members and columns do not belong together")
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +128,7 @@ class Members:
             "trees": self.trees.to_json(),
             "residual": self.residual.to_json(),
             "process": self.process.to_json(),
+            "law": self.law and self.law.to_json(),
         }
 
     @classmethod
@@ -131,16 +146,17 @@ class Members:
                 trees=Trees.from_json(document["trees"]),
                 residual=Trees.from_json(document["residual"]),
                 process=GenotypeProcess.from_json(document["process"]),
+                law=None if document.get("law") is None else OperatorLaw.from_json(document["law"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the saved members are not readable: {error}") from error
 
 
 def stacking_weights(unseen: np.ndarray, logs: np.ndarray) -> np.ndarray:
     """Non-negative weights of sum one that minimise the pseudo-Huber loss of out-of-fold n x m predictions.
 
-    A penalty on the distance from equal weights, worth ten rows, keeps a few rows from choosing one member by luck;
-    where one member is exact (an additive simulator), it gets all the weight.
+    A penalty on the distance from weights by the inverse of typical errors to the power _SHARPNESS, worth ten rows, keeps
+    a few rows from choosing one member by luck; where one member is exact (an additive simulator), it gets all the weight.
     Source: Breiman, "Stacked Regressions", 1996; van der Laan et al., "Super Learner", 2007.
     """
     from scipy.optimize import minimize
@@ -150,18 +166,20 @@ def stacking_weights(unseen: np.ndarray, logs: np.ndarray) -> np.ndarray:
     if typical.min() < 1e-4:
         return cast(np.ndarray, (np.arange(len(typical)) == typical.argmin()).astype(float))
     scale = 1e-3 + float(np.median(np.abs(errors - np.median(errors))))
+    start = -_SHARPNESS * np.log(typical / typical.min())
+    prior = np.exp(start) / np.exp(start).sum()
 
     def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
         weights = np.exp(z - z.max())
         weights = np.maximum(weights / weights.sum(), 1e-12)
         ratio = errors @ weights / scale
         root = np.sqrt(1 + ratio**2)
-        surprise = np.log(weights * len(weights))
+        surprise = np.log(weights / prior)
         slope = ((ratio / root / scale) @ errors + _PRIOR_ROWS * (surprise + 1)) / len(logs)
         value = np.mean(root - 1) + _PRIOR_ROWS * weights @ surprise / len(logs)
         return float(value), weights * (slope - weights @ slope)
 
-    z = minimize(loss, -2 * np.log(typical / typical.min()), jac=True, method="L-BFGS-B").x
+    z = minimize(loss, start, jac=True, method="L-BFGS-B").x
     weights = np.exp(z - z.max())
     return cast(np.ndarray, weights / weights.sum())
 

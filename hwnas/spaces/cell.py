@@ -15,6 +15,7 @@ from hwnas.core.workload import Block, BlockCounts, Candidate
 from hwnas.digest import content_id
 from hwnas.spaces import cell_genes, cell_size
 from hwnas.spaces.cell_features import feature_table
+from hwnas.spaces.cell_operators import hazard_table, operator_table
 from hwnas.spaces.cell_program import Skeleton, plan, program, short_program
 from hwnas.spaces.cell_regions import Region, blocks_of, regions, whole
 from hwnas.spaces.cell_table import CellTable
@@ -148,6 +149,16 @@ class CellSpace:
     def features(self, genotypes: np.ndarray) -> np.ndarray:
         """Graph features for accuracy predictors, n x f."""
         values: np.ndarray = feature_table()[1][cell_genes.cell_index(self._checked(genotypes))]
+        return values
+
+    def operators(self, genotypes: np.ndarray) -> np.ndarray:
+        """Operators of one cell as a compiler leaves them, n x k counts in the order of `cell_operators.OPERATORS`."""
+        values: np.ndarray = operator_table()[cell_genes.cell_index(self._checked(genotypes))]
+        return values
+
+    def hazards(self, genotypes: np.ndarray) -> np.ndarray:
+        """What a compiler may refuse, n x h of 0 or 1 in the order of `cell_operators.HAZARDS`."""
+        values: np.ndarray = hazard_table()[cell_genes.cell_index(self._checked(genotypes))]
         return values
 
     def _regions(self, cell: tuple[int, ...]) -> Counter[Region]:

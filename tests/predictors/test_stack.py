@@ -143,3 +143,16 @@ def test_what_cannot_be_learned_from_is_an_error() -> None:
     stack = NetworkStack().fit(SPACE, candidates, [1e-3, 2e-3, 3e-3, 1e-3, 2e-3, 5e-3])
     with pytest.raises(DataError, match="a confidence lies between 0 and 1, not 1"):
         stack.predict(candidates, confidence=1)
+
+
+def test_a_stack_that_was_saved_before_there_was_a_law_is_still_read(benchmark: Any, tmp_path: Path) -> None:
+    stack, genotypes, _ = fitted(benchmark, "edgetpu", 30)
+    document = stack.to_json()
+    assert list(stack.mix) == ["lut-raw", "lut-full", "trees", "lut+trees", "process", "law"]
+    del document["members"]["law"], document["columns"]["operators"]
+    document["weights"] = [0.2] * 5
+    older = NetworkStack.from_json(document, SPACE)
+    assert list(older.mix) == ["lut-raw", "lut-full", "trees", "lut+trees", "process"]
+    assert np.isfinite(older.predict(genotypes[:20]).mean).all()
+    with pytest.raises(DataError, match="members and columns do not belong together"):
+        NetworkStack.from_json({**document, "columns": stack.to_json()["columns"]}, SPACE)

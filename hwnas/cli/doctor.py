@@ -104,6 +104,7 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ("nvcc", False, _program("nvcc", "nvidia-cuda-toolkit", "device code for Jetson")),
     ("vela", False, _package("ethos-u-vela", "'hwnas[npu]'")),
     ("litert", False, _package("ai-edge-litert", "'hwnas[npu]'")),
+    ("zigzag", False, _package("zigzag-dse", "'hwnas[zigzag]'")),
     ("verilator", False, _program("verilator", "verilator g++ make", "outputs of the FPGA core")),
     ("yosys", False, _program("yosys", "yosys", "resources of FPGA arrays of unusual size")),
     ("edgetpu_compiler", False, _edgetpu),

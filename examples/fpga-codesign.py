@@ -173,7 +173,7 @@ def picture(found: Sequence[Pair], best: Sequence[Pair], budget: Budget) -> str:
         y = TOP + 18 * k
         shapes.append(f'<circle cx="{RIGHT + 20}" cy="{y}" r="5" fill="{colours[count]}"/>')
         shapes.append(text(RIGHT + 32, y + 4, f"{count} DSP"))
-    shapes.append(text((LEFT + RIGHT) / 2, HEIGHT - 12, "latency, ms", "middle"))
+    shapes.append(text((LEFT + RIGHT) / 2, HEIGHT - 12, "latency (cycle-sim, CPU rest by a model), ms", "middle"))
     shapes.append(text(LEFT, 18, "accuracy, % (ringed: within the budget, and no other pair beats it)"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'
     return "\n".join([f'{head} font-size="12">', '<rect width="100%" height="100%" fill="#fff"/>', *shapes, "</svg>\n"])
@@ -195,7 +195,7 @@ def main() -> None:
     found = pairs(space, networks, arrays)
     fitting = [pair for pair in found if all(v <= 0 for v in budget.violations(pair.values).values())]
     best = front(fitting)
-    columns = ("array", "DSP", "BRAM", "latency", "core", "accuracy", "network")
+    columns = ("array", "DSP", "BRAM", "latency (cycle-sim)", "core", "accuracy", "network")
     print_table(
         f"{len(networks)} networks x {len(arrays)} arrays, {len(fitting)} of {len(found)} pairs within {budget}",
         columns,

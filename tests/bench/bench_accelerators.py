@@ -28,7 +28,9 @@ DEVICES = ("ethos-u55-128", "coral-edgetpu", "fpga-systolic-16x16")
 HEAD = f"{'device':22}{'metric':10}{'fidelity':11}{'unseen':>7}{'Spearman':>10}{'mean error':>12}{'covered':>9}{'plain sum':>11}"
 
 
-def row(device: Device, metric: str, fidelity: str, truth: np.ndarray, bounds: np.ndarray, plain: np.ndarray | None) -> str:
+def row(
+    device: Device, metric: str, fidelity: str, truth: np.ndarray, bounds: np.ndarray, plain: np.ndarray | None
+) -> str:
     error, covered = np.mean(np.abs(bounds[:, 0] / truth - 1)), np.mean(truth <= bounds[:, 1] * (1 + 1e-9))
     alone = "" if plain is None else f"{np.mean(np.abs(plain / truth - 1)):.2%}"
     rank = spearmanr(bounds[:, 0], truth)[0]
@@ -63,8 +65,13 @@ def judged(device: Device, networks: int, held_out: int, tables: Path, seed: int
         assert peak is not None
         largest = [np.sort(peak.rows([table.workloads[k] for k in whole[i].parts]))[::-1][:2] for i in unseen]
         bounds = peak.predict(np.array([a[0] for a in largest]), np.array([a[-1] for a in largest]))
-        lines.append(row(device, "sram", str(device.fidelity), np.array([sram[whole[i].id] for i in unseen]), bounds, None))
-    return [*lines, f"{'':22}{len(table.workloads)} workloads and {len(whole) or len(order)} networks priced in {took:.0f} s"]
+        lines.append(
+            row(device, "sram", str(device.fidelity), np.array([sram[whole[i].id] for i in unseen]), bounds, None)
+        )
+    return [
+        *lines,
+        f"{'':22}{len(table.workloads)} workloads and {len(whole) or len(order)} networks priced in {took:.0f} s",
+    ]
 
 
 def reduced(table: LatencyTable, networks: set[str]) -> LatencyTable:

@@ -50,10 +50,18 @@ def test_a_device_shows_clock_energy_rule_and_companion_with_their_sources(cli: 
         assert words in done.out, words
 
 
-def test_a_network_is_priced_and_every_number_says_how_it_came_about(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+def test_a_network_is_priced_and_every_number_says_how_it_came_about(
+    cli: Any, networks: dict[str, Path], tmp_path: Path
+) -> None:
     done = cli("price", networks["int8"], "--device", "ethos-u55-128", "-o", tmp_path / "built")
     assert done.code == 0, done.err
-    for words in ("cycles (cycle-sim)", "latency (cycle-sim)", "energy (model)", "Vela 5.2", "CPU and transfer: models"):
+    for words in (
+        "cycles (cycle-sim)",
+        "latency (cycle-sim)",
+        "energy (model)",
+        "Vela 5.2",
+        "CPU and transfer: models",
+    ):
         assert words in done.out, words
     assert (tmp_path / "built" / "price.json").is_file()
 
@@ -77,8 +85,12 @@ def test_a_float_network_is_refused_and_can_be_priced_nominally(cli: Any, networ
 
 def test_what_no_rule_takes_is_named_and_may_run_on_the_cpu(cli: Any, networks: dict[str, Path]) -> None:
     refused = cli("price", networks["grouped"], "--device", "ethos-u55-128")
-    assert refused.code == EXIT_BUILD and "channels form one group, or each channel its own; given 2 groups" in refused.err
-    lenient = json.loads(cli("price", networks["grouped"], "--device", "ethos-u55-128", "--allow-cpu-fallback", "--json").out)
+    assert (
+        refused.code == EXIT_BUILD and "channels form one group, or each channel its own; given 2 groups" in refused.err
+    )
+    lenient = json.loads(
+        cli("price", networks["grouped"], "--device", "ethos-u55-128", "--allow-cpu-fallback", "--json").out
+    )
     assert lenient["price"]["parts"]["cpu"] > 0
     assert any(layer["where"] == "cpu" and layer["macs"] > 0 for layer in lenient["price"]["layers"])
 
@@ -90,10 +102,14 @@ def test_only_accelerators_are_priced_and_only_they_may_fall_back(cli: Any, netw
     assert done.code == EXIT_USAGE and "no accelerator that could leave work to a CPU" in done.err
 
 
-def test_a_network_of_the_users_own_becomes_rows_and_an_estimate(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+def test_a_network_of_the_users_own_becomes_rows_and_an_estimate(
+    cli: Any, networks: dict[str, Path], tmp_path: Path
+) -> None:
     assert cli("profile", "ethos-u55-128", "--onnx", networks["int8"], "--table", tmp_path).code == 0
     done = cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tmp_path)
     assert done.code == 0, done.err
-    assert "cycle-sim" in done.out and "cycles over the clock" in done.out and "a model over simulated traffic" in done.out
+    assert (
+        "cycle-sim" in done.out and "cycles over the clock" in done.out and "a model over simulated traffic" in done.out
+    )
     also = json.loads(cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tmp_path, "--json").out)
     assert also["also"]["latency"]["mean"] == pytest.approx(also["mean"] / 500e6)

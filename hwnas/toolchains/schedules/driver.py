@@ -35,11 +35,11 @@ class Driven:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A call of a kernel: its name, its operands (Relax variables and constants), and the variable it makes."""
+    """A call of a kernel: its name, its operands (Relax variables and constants), and the variables it makes."""
 
     kernel: str
     operands: tuple[Any, ...]
-    result: Any
+    results: tuple[Any, ...]
 
 
 def driven(module: Any) -> Driven | None:
@@ -72,9 +72,9 @@ def driven(module: Any) -> Driven | None:
 
 @dataclass(frozen=True, slots=True)
 class _Workspace:
-    """Where the intermediate results of steps lie (by the number of the step), and how large it is."""
+    """Where the intermediate results of steps lie, and how large it is."""
 
-    offsets: dict[int, int]
+    offsets: dict[Any, int]
     bytes: int
 
 
@@ -93,32 +93,39 @@ class _Plan:
         from tvm import relax
 
         origins: dict[Any, Any] = {parameter: parameter for parameter in main.params}
+        fields: dict[Any, tuple[Any, ...]] = {}
         steps: list[_Step] = []
+        body = main.body.body
         for block in main.body.blocks:
             for binding in block.bindings:
-                if not isinstance(binding, relax.VarBinding) or not _is_plain(binding.var):
+                if not isinstance(binding, relax.VarBinding):
                     return None
                 variable, value = binding.var, binding.value
+                if isinstance(value, relax.Tuple) and variable.same_as(body):
+                    body = value
+                    continue
                 name = getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
                 if isinstance(value, relax.Var) and value in origins:
                     origins[variable] = origins[value]
                 elif name in _VIEWS and value.args[0] in origins:
                     origins[variable] = origins[value.args[0]]
+                elif isinstance(value, relax.TupleGetItem) and value.tuple_value in fields:
+                    origins[variable] = fields[value.tuple_value][value.index]
                 elif name == "relax.call_tir" and len(value.args) == 2:
                     operands = tuple(value.args[1].fields)
-                    steps.append(_Step(value.args[0].name_hint, operands, variable))
-                    origins[variable] = variable
                     if any(isinstance(o, relax.Var) and o not in origins for o in operands):
                         return None
+                    fields[variable] = _made(variable)
+                    steps.append(_Step(value.args[0].name_hint, operands, fields[variable]))
+                    origins |= {result: result for result in fields[variable]}
                 else:
                     return None
-        body = main.body.body
         several = isinstance(body, relax.Tuple)
         results = tuple(body.fields) if several else (body,)
-        made = {step.result for step in steps}
+        made = {result for step in steps for result in step.results}
         ends = [origins.get(value) for value in results if isinstance(value, relax.Var)]
-        given = [*main.params, *(o for step in steps for o in step.operands)]
-        if len(set(ends)) != len(results) or not made.issuperset(ends) or not all(_is_plain(v) for v in given):
+        met = {*main.params, *origins, *(o for step in steps for o in step.operands)}
+        if len(set(ends)) != len(results) or not made.issuperset(ends) or not all(_is_plain(v) for v in met):
             return None
         return cls(tuple(main.params), tuple(steps), origins, results, several)
 
@@ -128,13 +135,10 @@ class _Plan:
         for k, step in enumerate(self.steps):
             last |= {self.origins[o]: k for o in step.operands if o in self.origins}
         ends = {self.origins[value] for value in self.results}
-        lives = [
-            Lifetime(str(k), _room(_bytes(step.result)), k, last.get(step.result, k))
-            for k, step in enumerate(self.steps)
-            if step.result not in ends
-        ]
+        made = [(result, k) for k, step in enumerate(self.steps) for result in step.results if result not in ends]
+        lives = [Lifetime(str(n), _room(_bytes(r)), k, last.get(r, k)) for n, (r, k) in enumerate(made)]
         layout = place(lives)
-        return _Workspace({int(name): at for name, at in layout.offsets.items()}, max(layout.bytes, ALIGNMENT))
+        return _Workspace({made[int(n)][0]: at for n, at in layout.offsets.items()}, max(layout.bytes, ALIGNMENT))
 
 
 class _Constants:
@@ -183,14 +187,13 @@ def _function(plan: _Plan, workspace: _Workspace, constants: _Constants) -> tupl
     results = {plan.origins[value]: _buffer(value, f"r{k}") for k, value in enumerate(plan.results)}
     block, room = (tirx.decl_buffer((size,), "uint8", name)
                    for size, name in ((constants.bytes, "constants"), (workspace.bytes, "workspace")))  # fmt: skip
-    places = {step.result: workspace.offsets.get(k) for k, step in enumerate(plan.steps)}
 
     def address(value: Any) -> Any:
         origin = plan.origins.get(value)
         if origin is None:
             return tirx.address_of(block[constants.offset(value)])
         whole = named.get(origin, results.get(origin))
-        return tirx.address_of(room[places[origin]]) if whole is None else tirx.buffer_data(whole)
+        return tirx.address_of(room[workspace.offsets[origin]]) if whole is None else tirx.buffer_data(whole)
 
     seen: set[str] = set()
     aliases: list[tuple[str, str]] = []
@@ -201,13 +204,22 @@ def _function(plan: _Plan, workspace: _Workspace, constants: _Constants) -> tupl
             aliases.append((f"hw_{len(aliases)}", symbol))
             symbol = aliases[-1][0]
         seen.add(symbol)
-        arrays = [_array(address(value), value) for value in (*step.operands, step.result)]
+        arrays = [_array(address(value), value) for value in (*step.operands, *step.results)]
         calls.append(tirx.Evaluate(tirx.call_cpacked(symbol, *arrays)))
     parameters = [*named.values(), block, room, *results.values()]
     root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt(calls) if len(calls) > 1 else calls[0])
     function = tirx.PrimFunc(parameters, s_tir.SBlockRealize([], True, root))  # some of Relax's passes look for a block
     attributes = {"global_symbol": NAME, "tirx.is_scheduled": True, "s_tir": True}
     return function.with_attrs(attributes), tuple(aliases)
+
+
+def _made(variable: Any) -> tuple[Any, ...]:
+    """The tensors that a call makes of which a variable is all: itself, or one for each field of a tuple."""
+    from tvm import relax
+
+    if not isinstance(variable.ty, relax.TupleType):
+        return (variable,)
+    return tuple(relax.Var(f"field{k}", field) for k, field in enumerate(variable.ty.fields))
 
 
 def _array(address: Any, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ import pytest
 
 from hwnas.toolchains.schedules.driver import ALIGNMENT, NAME, driven
 from hwnas.toolchains.schedules.objects import ObjectCache, link_library
-from tests.toolchains.schedules.operators import Array, target
+from tests.toolchains.schedules.operators import Array, network, node, normal, target
 
 SIZE = 24
+
+
+def halves() -> Any:
+    """A kernel of two results: the first and the second half of a tensor."""
+    from tvm import te
+
+    given, half = te.placeholder((SIZE,), name="x"), SIZE // 2
+    first = te.compute((half,), lambda i: given[i], name="first")
+    return te.create_prim_func([given, first, te.compute((half,), lambda i: given[i + half], name="second")])
 
 
 def sum_of(count: int, shape: tuple[int, ...] = (SIZE,), dtype: str = "float32") -> Any:
@@ -41,6 +51,15 @@ class Network:
         kernel = self.builder.add_func(sum_of(len(values), shape), "sum")
         return self.builder.emit(relax.call_tir(kernel, list(values), relax.TensorType(shape, "float32")))
 
+    def divided(self, value: Any) -> tuple[Any, Any]:
+        """Both halves of a tensor, made by one kernel."""
+        from tvm import relax
+
+        kind = relax.TensorType((SIZE // 2,), "float32")
+        made = self.builder.emit(relax.call_tir(self.builder.add_func(halves(), "halves"), [value], [kind, kind]))
+        one, other = (self.builder.emit(relax.TupleGetItem(made, k)) for k in range(2))
+        return one, other
+
     def returning(self, result: Any) -> Any:
         self.builder.emit_func_output(result)
         self._function.__exit__(None, None, None)
@@ -53,13 +72,22 @@ def constant(*values: float) -> Any:
     return relax.const(np.resize(np.array(values, np.float32), SIZE))
 
 
-def run(module: Any, folder: Path, inputs: Sequence[Array]) -> list[Array]:
+def loaded(module: Any, folder: Path, name: str = "n") -> Callable[..., Any]:
+    """The main of a module's library."""
     import tvm
     from tvm import relax
 
-    link_library(module, target(), folder / "n.so", kept=ObjectCache(folder / "kept"))
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / "n.so")), tvm.cpu())
-    found = machine["main"](*(tvm.runtime.tensor(array) for array in inputs))
+    link_library(module, target(), folder / f"{name}.so", kept=ObjectCache(folder / "kept"))
+    main: Callable[..., Any] = relax.VirtualMachine(tvm.runtime.load_module(str(folder / f"{name}.so")), tvm.cpu())[
+        "main"
+    ]
+    return main
+
+
+def run(module: Any, folder: Path, inputs: Sequence[Array]) -> list[Array]:
+    import tvm
+
+    found = loaded(module, folder)(*(tvm.runtime.tensor(array) for array in inputs))
     return [found.numpy()] if hasattr(found, "numpy") else [value.numpy() for value in found]
 
 
@@ -114,6 +142,26 @@ def several(network: Network) -> Any:
     return relax.Tuple([first, network.add(first, network.inputs[0])])
 
 
+def bound(network: Network) -> Any:
+    """Two results as TVM's importer writes them: a variable that stands for both. 2 x, and 3 x in another shape."""
+    from tvm import relax
+
+    first = network.add(*network.inputs * 2)
+    other = network.builder.emit(relax.op.reshape(network.add(first, network.inputs[0]), (2, SIZE // 2)))
+    return network.builder.emit(relax.Tuple([first, other]))
+
+
+def cut(network: Network) -> Any:
+    """Kernels of two results: all of the first one's are read, the last one's half is returned, another never read."""
+    from tvm import relax
+
+    early, late = network.divided(network.add(*network.inputs * 2))
+    half = (SIZE // 2,)
+    total = network.add(early, late, shape=half)
+    _, last = network.divided(network.inputs[0])
+    return network.builder.emit(relax.Tuple([network.add(total, late, early, shape=half), last]))
+
+
 @pytest.mark.parametrize(
     ("make", "wanted"),
     [
@@ -122,6 +170,8 @@ def several(network: Network) -> Any:
         (seen_otherwise, [(2 * X + 2).reshape(2, -1)]),
         (last_view, [(2 * X).reshape(4, -1)]),
         (several, [2 * X, 3 * X]),
+        (bound, [2 * X, (3 * X).reshape(2, -1)]),
+        (cut, [4 * (X[: SIZE // 2] + X[SIZE // 2 :]), X[SIZE // 2 :]]),
     ],
 )
 def test_one_call_computes_what_many_do(make: Callable[[Network], Any], wanted: list[Array], tmp_path: Path) -> None:
@@ -156,6 +206,86 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     module = network.returning(chain(network))
     with pytest.raises(Exception, match="shape|Mismatched"):
         run(module, tmp_path, [X[:-1].copy()])
+
+
+def test_an_array_that_is_not_in_one_piece_is_refused(tmp_path: Path) -> None:
+    """An array of numpy's is not copied on its way to a kernel."""
+    made = Network()
+    main = loaded(made.returning(chain(made)), tmp_path)
+    with pytest.raises(Exception, match="strides"):
+        main(np.zeros(2 * SIZE, np.float32)[::2])
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float16", "float64"])
+def test_tensors_of_any_type_and_scalars(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    import tvm
+    from tvm import relax, te, tirx
+
+    x, y = (te.placeholder(shape, dtype, name=name) for name in "xy")
+    kernel = te.create_prim_func(
+        [x, y, te.compute(shape, lambda *i: tirx.any(x[i], y[i]) if dtype == "bool" else x[i] + y[i])]
+    )
+    builder, kind = relax.BlockBuilder(), relax.TensorType(shape, dtype)
+    given = relax.Var("x", kind)
+    with builder.function("main", [given]):
+        called = builder.add_func(kernel, "sum")
+        twice = builder.emit(relax.call_tir(called, [given, given], kind))
+        builder.emit_func_output(
+            builder.emit(relax.call_tir(called, [twice, relax.const(np.ones(shape, dtype), dtype)], kind))
+        )
+    module = builder.get()
+    assert driven(module) is not None
+    value = np.ones(shape, dtype)
+    found = loaded(module, tmp_path)(tvm.runtime.tensor(value)).numpy()
+    assert found.dtype == value.dtype
+    np.testing.assert_array_equal(found, value + value + value)
+
+
+def test_libraries_of_one_process_share_no_symbol_and_no_memory(tmp_path: Path) -> None:
+    """The second call of a kernel has the same symbol in both; each is called by several threads."""
+    import tvm
+
+    def twofold(network: Network) -> Any:
+        return chain(network)
+
+    def threefold(network: Network) -> Any:
+        value = network.inputs[0]
+        for _ in range(5):
+            value = network.add(value, value, value)
+        return value
+
+    mains = []
+    for k, make in enumerate((twofold, threefold)):
+        made = Network()
+        module = made.returning(make(made))
+        aliases = driven(module).aliases  # type: ignore[union-attr]
+        assert aliases[0][0] == "hw_0"
+        mains += [loaded(module, tmp_path, f"n{k}"), loaded(module, tmp_path, f"n{k}")]
+
+    def wrong(k: int) -> int:
+        given = tvm.runtime.tensor(X + k)
+        wanted = (X + k) * (32 if k < 2 else 243)
+        return sum(not np.array_equal(mains[k](given).numpy(), wanted) for _ in range(200))
+
+    with ThreadPoolExecutor(len(mains)) as pool:
+        assert list(pool.map(wrong, range(len(mains)))) == [0] * len(mains)
+
+
+def test_networks_of_several_outputs_and_of_kernels_with_several_are_driven() -> None:
+    from hwnas.toolchains.schedules.isa import isa_of
+    from hwnas.toolchains.schedules.objects import without_reshapes
+    from hwnas.toolchains.schedules.pipeline import fused
+
+    made = network(
+        [node("Conv", "x w", "a"), node("Split", "a", "b c", axis=1, num_outputs=2), node("Relu", "c", "d")],
+        {"x": (1, 8, 6, 6)},
+        ["b", "d"],
+        {"w": normal(8, 8, 1, 1)},
+    )
+    isa = isa_of(target())
+    found = driven(without_reshapes(fused(made, isa, target(), "NHWC").module))
+    assert found is not None and calls(found.module) == [NAME]
 
 
 def given_back(network: Network) -> Any:

@@ -18,6 +18,7 @@ from hwnas.api.pieces import lenient, load_device, load_toolchain, with_cpu_fall
 from hwnas.api.run import Run, now
 from hwnas.core.artifact import read_artifact
 from hwnas.core.estimate import METRIC_KIND, Budget, Metric
+from hwnas.core.measurement import Fidelity
 from hwnas.deploy.agreement import Agreement, accuracy_of, agreement
 from hwnas.deploy.bundle import (
     DEPLOYED,
@@ -40,6 +41,7 @@ from hwnas.errors import ConfigError, DataError
 from hwnas.graph.load import load_onnx
 from hwnas.graph.precision import Precision
 from hwnas.profiling.subjects import reference_workload
+from hwnas.report.numbers import ON_DEVICE
 from hwnas.units import show
 
 CLOSE = 1e-3
@@ -83,6 +85,7 @@ def bundle_outcome(run: Run, outcome: Outcome, into: Path) -> Path:
         high=best.verdict.high(outcome.budget.confidence),
         agreement=outcome.agreement,
         values=dict(best.values),
+        modelled=tuple(m for m in best.values if m in ON_DEVICE and run.device.fidelity.of(m) is Fidelity.MODEL),
     )
     with suppress(DataError):  # not there, not whole, or another network's: it is written anew
         known = read_manifest(into)
@@ -119,7 +122,9 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
         output = bench.board.outputs(artifact, [example], device.protocol.timeout)[0]
         found.append(_same("output", output, expected, max(CLOSE, promise.agreement.difference)))
         agreed = agreement(bench.board, artifact, network, x, y, device.protocol.timeout)
-        found.append(_agreement(promise.agreement, agreed))
+        found.append(
+            _agreement(promise.agreement, agreed, "in LiteRT" if device.runner == "simulator" else "on the device")
+        )
         host = accuracy_of(network, x, y)
         found.append(_accuracy("test accuracy", manifest.accuracy[promise.precision], host, len(y)))
         visits = spaced_readings(
@@ -139,7 +144,7 @@ def check_bundle(folder: Path, readings: int = 9, spacing_s: float = 0.3) -> lis
         found.append(
             Checked(
                 verdict.metric,
-                f"{_shown(promise.metric, promise.median)} measured on {promise.date}",
+                f"{_shown(promise.metric, promise.median)} {promise.fidelity.participle} on {promise.date}",
                 f"{_shown(verdict.metric, verdict.median)}, highest of {len(verdict.readings)} readings "
                 f"{_shown(verdict.metric, max(verdict.readings))} ({device.fidelity})",
                 True,
@@ -190,13 +195,13 @@ def _same(name: str, output: np.ndarray, expected: np.ndarray, close: float = CL
     return Checked(name, f"within {close:g}", f"largest difference {difference:.1e}", difference <= close)
 
 
-def _agreement(promised: Agreement, found: Agreement) -> Checked:
+def _agreement(promised: Agreement, found: Agreement, where: str) -> Checked:
     def told(a: Agreement) -> str:
         accuracies = f"accuracy {100 * a.device_accuracy:.2f} % there and {100 * a.host_accuracy:.2f} % here"
         return f"{a.identical} of {a.inputs} identical, largest difference {a.difference:.1e}, {accuracies}"
 
     as_promised = found.difference <= promised.difference and found.identical >= promised.identical
-    return Checked("outputs on the device", told(promised), told(found), found.difference <= CLOSE or as_promised)
+    return Checked(f"outputs {where}", told(promised), told(found), found.difference <= CLOSE or as_promised)
 
 
 def _shown(metric: Metric, value: float) -> str:

@@ -89,7 +89,7 @@ class Confirmed:
         return all(v <= 0 for v in self.violations.values())
 
     def export(self, folder: Path | str, *, format: str | Sequence[str] = "onnx") -> list[Path]:
-        """Write the network as ONNX, as a TVM library or as C, with `export.json` beside it; returns what was written.
+        """Write the network in forms of `write_forms`, with `export.json` beside it; returns what was written.
 
         The weights are trained where the accuracy function has a method `network(candidate)` that gives the trained
         torch module (and, for int8, inputs n x ... in `calibration`), else random; `export.json` says which. Raises ConfigError, BuildError.

@@ -115,7 +115,8 @@ def agreed(run: Run, bench: Bench, best: Finalist) -> Generator[StageBegan, None
         if known.pop("id") == best.trained.candidate.id:
             return Agreement(**known)
     test = run.dataset.test
-    yield StageBegan("agreement", f"{min(IMAGES, len(test))} test inputs on {run.device.name} and here")
+    where = "in LiteRT" if run.device.runner == "simulator" else f"on {run.device.name}"
+    yield StageBegan("agreement", f"{min(IMAGES, len(test))} test inputs {where} and here")
     network = best.trained.deployed(run.settings.precision, run.dataset.train.inputs, run.device)
     found = agreement(bench.board, best.artifact, network, test.inputs, test.labels, run.device.protocol.timeout)
     write_atomically(path, json.dumps({"id": best.trained.candidate.id, **asdict(found)}, indent=1) + "\n")

@@ -238,21 +238,32 @@ def estimator(
     """Batch estimates of a space on a device; `learn` refits `predictor`. Raises ConfigError, TableConflict."""
     if not isinstance(space, BatchSpace):
         raise ConfigError(NO_BATCHES.format(space.name))
+    precision = precision or native_precision(device)
+    require_precision(device, precision)
     chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     if predictor is not None:
         check_predictor(predictor, device, chain.name)
     resources = getattr(chain, "resources", None)
     fixed: Mapping[str, float] = {} if resources is None else resources(device)
-    return SpaceEstimator(space, chain, predictor, confidence, precision or native_precision(device), fixed)
+    return SpaceEstimator(space, chain, predictor, confidence, precision, fixed)
 
 
 def estimate(
     network: Path | ModelProto, device: Device, *, predictor: NetworkPredictor, toolchain: str | None = None
 ) -> Estimate:
-    """The predictor's metric of one network on the device, from its workloads. Raises DataError, TableConflict."""
+    """The predictor's metric of one network on the device, from its workloads.
+
+    Raises DataError, TableConflict, ConfigError for floats where a device computes integers alone, UnsupportedOperator
+    for what an accelerator does not compute where its CPU may not help.
+    """
     chain = load_toolchain(toolchain or _toolchain_of(predictor) or device.toolchains[0], device)
     check_predictor(predictor, device, chain.name)
     model = load_onnx(network) if isinstance(network, Path) else network
+    if native_precision(device) == "int8" and not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise ConfigError(f"{device.name} computes in int8: quantise the network first", key="network", given="floats")
+    divide = getattr(chain, "partition", None)
+    if divide is not None:
+        divide(model, device)
     parts = split(model, chain.rules)
     return predictor.estimate_any(parts.parts, parts.workloads)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from hwnas import registry
 from hwnas.api.bundles import Checked
-from hwnas.api.pieces import load_device, load_toolchain
+from hwnas.api.pieces import lenient, load_device, load_toolchain
 from hwnas.core.estimate import METRIC_KIND, Budget
 from hwnas.deploy.measurer import Bench
 from hwnas.deploy.verify import footprint, judge, run_values, spaced_readings
 from hwnas.errors import DataError
 from hwnas.graph.load import load_onnx
 from hwnas.profiling.subjects import reference_workload
+from hwnas.report.numbers import metric_label
 from hwnas.report.record import Finalist, RunRecord
 from hwnas.units import show
 
@@ -25,7 +26,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
         ids = {f["encoded"]: f["id"] for f in json.loads((folder / "finalists.json").read_text())}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"holds no finalists ({error})", path=folder / "finalists.json") from error
-    device = load_device(record.device)
+    device = lenient(load_device(record.device))
     chosen = sorted(record.finalists, key=_accuracy, reverse=True)[:top]
     budget = Budget(confidence=record.confidence).model_copy(update={str(m): v for m, v in record.budget.items()})
     found: list[Checked] = []
@@ -52,7 +53,7 @@ def verify_run(folder: Path, top: int | None = None, tolerance: float = 0.1, rea
             Checked(
                 name=("winner " if finalist.winner else "") + finalist.encoded,
                 promised=f"{'meets' if finalist.meets_budget else 'misses'} {budget}; estimate within {100 * tolerance:g} %",
-                found=f"{show(verdict.median, kind)} (highest {show(max(verdict.readings), kind)}), {off}",
+                found=f"{metric_label(device.metric, device.fidelity)} {show(verdict.median, kind)} (highest {show(max(verdict.readings), kind)}), {off}",
                 kept=(fits or not finalist.meets_budget) and verdict.within is not False,
             )
         )

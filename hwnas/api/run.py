@@ -48,6 +48,7 @@ from hwnas.core.estimate import Budget, Metric
 from hwnas.core.interfaces import BatchSpace
 from hwnas.core.trial import SearchResult
 from hwnas.core.workload import Candidate
+from hwnas.deploy.bundle import require_form
 from hwnas.deploy.finalists import (
     winner,
 )
@@ -60,6 +61,7 @@ from hwnas.profiling.profiler import Event as ProfileEvent
 from hwnas.profiling.subjects import untrained
 from hwnas.records import write_atomically
 from hwnas.report.record import Regret, RunRecord
+from hwnas.runners.litert import require_litert
 from hwnas.search.events import Event as SearchEvent
 from hwnas.search.events import Finished as SearchFinished
 from hwnas.search.loop import search
@@ -94,9 +96,11 @@ class Run:
         self._claim()
 
     def _check(self) -> None:
-        """Raises ConfigError for settings that could only fail later, before the folder is theirs."""
+        """Raises ConfigError, DeviceUnavailable for what could only fail later, before the folder is theirs."""
         require_fit(self.space, self.dataset)
         check_device(self.settings, self.device)
+        if self.device.runner == "simulator":  # the winner's outputs come from there
+            require_litert()
 
     def _claim(self) -> None:
         """Write the resolved settings, or check that the folder is of the same run."""
@@ -270,11 +274,15 @@ class Run:
         return self._within_memory(self.settings.budget.resolve(start["limits"]))
 
     def _within_memory(self, budget: Budget) -> Budget:
-        """The budget, held to a microcontroller's own flash and RAM where the settings name no limit."""
-        if self.device.mcu is None:
-            return budget
-        sizes = {use: memory.size for use in ("flash", "ram") if (memory := self.device.memory(use)) is not None}
-        return budget.model_copy(update={use: size for use, size in sizes.items() if getattr(budget, use) is None})
+        """The budget, held to the device's own memory where the settings name no limit: flash and RAM of a
+        microcontroller, SRAM of an accelerator."""
+        if self.device.mcu is not None:
+            uses: tuple[str, ...] = ("flash", "ram")
+        else:
+            uses = tuple(use for use in accelerator_uses(self.device) if use == "sram")
+        sizes = {use: memory.size for use in uses if (memory := self.device.memory(use)) is not None}
+        limits = {use: size for use, size in sizes.items() if size is not None and getattr(budget, use) is None}
+        return budget.model_copy(update=limits)
 
     def _screen(self, accuracy: TrainedAccuracy) -> Any:
         """The loss after one epoch, lower is better: the cheapest look at a candidate that is worth its time.
@@ -321,6 +329,8 @@ def check_device(settings: RunSettings, device: Device) -> None:
     if settings.toolchain != "auto":
         load_toolchain(settings.toolchain, device)
     require_precision(device, settings.precision)
+    for form in settings.export or ():
+        require_form(form, device)
     known = told(device)
     for metric in dict.fromkeys((*settings.budget.given(), *settings.minimised(device))):
         if metric not in known:

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from hwnas import api
-from hwnas.cli.profile import PRECISION_HELP, SHAPE_HELP, precision_of, settings_of, shapes_of
+from hwnas.cli.profile import FALLBACK_HELP, PRECISION_HELP, SHAPE_HELP, precision_of, settings_of, shapes_of
 from hwnas.cli.render import log, out, print_json, print_table
 from hwnas.cli.render import metric as render_metric
 from hwnas.core.device import Device
@@ -57,7 +57,7 @@ def fit(
         known = "not calibrated: the table holds too few whole networks" if error is None else (
             f"out-of-fold error {100 * error.mape:.1f} % on {error.networks} whole networks"
         )  # fmt: skip
-        out.print(f"{output}: {predictor.fidelity} {predictor.metric}, {known}")
+        out.print(f"{output}: {predictor.fidelity.of(predictor.metric)} {predictor.metric}, {known}")
         return
     assert measurements is not None
     if space is None:
@@ -86,14 +86,17 @@ def estimate(
     toolchain: Annotated[str | None, typer.Option(help="The toolchain; default: the device's first.")] = None,
     output: Annotated[Path | None, typer.Option("--out", help="CSV: candidate,mean,low,high.")] = None,
     precision: Annotated[str | None, typer.Option(help=PRECISION_HELP)] = None,
+    allow_cpu_fallback: Annotated[bool, typer.Option("--allow-cpu-fallback", help=FALLBACK_HELP)] = False,
     json: Json = False,
 ) -> None:
     """Estimate what a run of a network, or of many candidates, takes on a device, without running them."""
     if network is not None:
         if device is None:
             raise ConfigError("a network needs --device")
+        target = api.load_device(device)
+        target = api.with_cpu_fallback(target) if allow_cpu_fallback else target
         _estimate_network(
-            load_onnx(network, shapes_of(shape)), network.name, device, predictor, tables, toolchain, json
+            load_onnx(network, shapes_of(shape)), network.name, target, predictor, tables, toolchain, json
         )
     elif space is not None and candidates is not None:
         where = api.load_space(space, **settings_of(setting))
@@ -149,9 +152,14 @@ def _is_stack(path: Path) -> bool:
 
 
 def _estimate_network(
-    model: ModelProto, name: str, device: str, predictor: Path | None, tables: Path, toolchain: str | None, json: bool
+    model: ModelProto,
+    name: str,
+    target: Device,
+    predictor: Path | None,
+    tables: Path,
+    toolchain: str | None,
+    json: bool,
 ) -> None:
-    target = api.load_device(device)
     if predictor and _is_stack(predictor):
         raise ConfigError(f"{predictor} knows candidates of its space only, not any network")
     fitted, chain = _fitted(target, predictor, tables, toolchain)
@@ -163,7 +171,7 @@ def _estimate_network(
             {"op": w.op, "what": describe(w), "count": n, "total": s, "source": source} for w, n, s, source in parts
         ]
         value = {"metric": fitted.metric, "mean": found.mean, "low": found.low, "high": found.high}
-        also = {m: {"mean": e.mean, "low": e.low, "high": e.high} for m, e in beside.items()}
+        also = {m: {"mean": e.mean, "low": e.low, "high": e.high, "fidelity": e.fidelity} for m, e in beside.items()}
         more = {"also": also} if also else {}
         print_json({**value, "source": found.source, "fidelity": found.fidelity, **more, "workloads": rows})
         return

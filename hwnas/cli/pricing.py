@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from hwnas import api
 from hwnas.api.pricing import Priced
@@ -48,7 +49,7 @@ def price(
 def _show(name: str, device: Device, found: Priced, most: int) -> None:
     price = found.price
     unit = "cycles" if price.unit == "cycles" else "latency"
-    out.print(f"[bold]{name}[/] on {device.name}, {price.tool}")
+    out.print(f"[bold]{escape(name)}[/] on {device.name}, {price.tool}")
     rows = [
         (metric_label(m, device.fidelity), metric(m, value))  # type: ignore[arg-type]
         for m, value in found.values.items()
@@ -68,6 +69,6 @@ def _show(name: str, device: Device, found: Priced, most: int) -> None:
         print_table(
             f"heaviest of {len(price.layers)} operators",
             ("operator", "kind", "where", unit, "share"),
-            [(x.name, x.op, x.where, metric(unit, x.cost), f"{x.cost / share:.1%}") for x in heaviest],
+            [(escape(x.name), escape(x.op), x.where, metric(unit, x.cost), f"{x.cost / share:.1%}") for x in heaviest],
             right=(unit, "share"),
         )

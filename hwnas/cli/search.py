@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from hwnas import config
@@ -18,7 +19,6 @@ from hwnas.api.judging import Outcome, StageBegan
 from hwnas.api.run import Run, check_device, finish
 from hwnas.api.settings import load_run
 from hwnas.cli.render import log, metric, out, print_json, print_table, progress
-from hwnas.core.measurement import Fidelity
 from hwnas.deploy.bundle import FORMATS, MANIFEST
 from hwnas.errors import EXIT_NO, ConfigError, Interrupted
 from hwnas.profiling.profiler import Measured
@@ -127,7 +127,7 @@ class Shown:
                 known = "failed" if event.accuracy is None else f"{100 * event.accuracy:.1f} %"
                 log.print(f"  {event.count:3}  {known:>7}  {event.encoded}", soft_wrap=True)
             case MeasuredOnDevice() if event.failure:
-                log.print(f"  [yellow]not measured:[/] {event.encoded}: {event.failure}")
+                log.print(f"  [yellow]not measured:[/] {event.encoded}: {escape(event.failure)}")
             case Front() | Finished():
                 pass
 
@@ -151,13 +151,12 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
             )
         )
     title = f"finalists on {record.device} ({record.machine}), {record.toolchain.name} {record.toolchain.version}, {record.fidelity}"
-    word = "measured" if record.fidelity is Fidelity.HARDWARE else "simulated"
     columns = (
         "",
         "validation %, a seed each",
         "test",
         "estimated",
-        f"{word} {told}, spaced readings",
+        f"{record.fidelity.of(told).participle} {told}, spaced readings",
         "flash",
         "candidate",
     )
@@ -175,7 +174,7 @@ def print_outcome(record: RunRecord, folder: Path) -> None:
             f"{told} predictor: {100 * record.predictor.mape:.1f} % out of fold on {record.predictor.networks} networks"
         )
     for note in record.notes:
-        out.print(f"note: {note}")
+        out.print(f"note: {escape(note)}")
     out.print(f"bundle {folder / 'bundle'}, report {folder / 'report.html'}")
 
 

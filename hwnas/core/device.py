@@ -165,8 +165,11 @@ class Device(BaseModel):
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Metrics that follow from a row by what this YAML says: latency from cycles, energy from traffic."""
-        if self.accelerator is None:
+        """Metrics that follow from a row by what this YAML says: latency from cycles, energy from traffic.
+
+        None do on hardware: there a clock and a meter tell, and no rule stands in for them.
+        """
+        if self.accelerator is None or self.fidelity is Fidelity.HARDWARE:
             return ()
         latency = ("latency",) if self.metric == "cycles" else ()
         return (*latency, "energy") if self.accelerator.energy is not None else latency

@@ -26,6 +26,15 @@ class Fidelity(StrEnum):
         """What one run is measured in: an emulator counts instructions or cycles, and its wall time is no latency."""
         return _RUN_METRIC[self]
 
+    def of(self, metric: str) -> Fidelity:
+        """The fidelity of one metric at this one: energy beside simulated cycles is a rule over traffic, so a model."""
+        return Fidelity.MODEL if metric == "energy" and self is Fidelity.CYCLE_SIM else self
+
+    @property
+    def participle(self) -> str:
+        """How its numbers were come by, in a word: measured, simulated or modelled."""
+        return {Fidelity.HARDWARE: "measured", Fidelity.MODEL: "modelled"}.get(self, "simulated")
+
 
 RunMetric = Literal["latency", "instructions", "cycles"]
 _RUN_METRIC: dict[Fidelity, RunMetric] = {

@@ -91,7 +91,8 @@ class Promise(BaseModel):
     """What the bundle claims: accuracy of these weights, and what a run was estimated and measured at.
 
     metric: what a run is measured in on the device; estimate, readings, median and high are of it, in SI. values: what
-    the budget was held against (of the metric the high reading), SI by metric. agreement: the device's outputs against
+    the budget was held against (of the metric the high reading), SI by metric; modelled: those of them that a model told,
+    such as energy beside simulated cycles. agreement: the device's outputs against
     this computer's, of the network in the precision that was deployed.
     """
 
@@ -118,6 +119,7 @@ class Promise(BaseModel):
     high: Amount
     agreement: Agreement
     values: dict[Metric, Amount]
+    modelled: tuple[Metric, ...] = ()
 
 
 class FileFacts(BaseModel):
@@ -150,21 +152,30 @@ def default_formats(device: Device) -> tuple[str, ...]:
     return ("onnx", *(["tvm"] if tvm else []), *(["c"] if "cgen" in device.toolchains else []), *accelerators)
 
 
+def require_form(form: str, device: Device) -> None:
+    """Raises ConfigError for a form that nothing runs on the device."""
+    allowed = default_formats(device)
+    if form == "tvm" and "tvm" not in allowed and (device.mcu is not None or device.accelerator is not None):
+        raise ConfigError(f"{device.name} runs no TVM library", given=form, allowed=allowed)
+    if form in ACCELERATORS and form not in allowed:
+        raise ConfigError(f"{device.name} has no toolchain {form}", given=form, allowed=allowed)
+
+
 def write_forms(
     network: ModelProto, formats: Sequence[str], device: Device, into: Path, precision: Precision = "fp32"
 ) -> list[Path]:
     """Write a network of a precision as ONNX, as a TVM library, as C, as built for an accelerator; returns the files.
 
-    Raises BuildError, ConfigError for a form that the device has no toolchain for.
+    Raises BuildError, and ConfigError as `require_form` does.
     """
+    for form in formats:
+        require_form(form, device)
     into.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     if "onnx" in formats:
         written.append(into / DEPLOYED[precision])
         written[-1].write_bytes(network.SerializeToString())
     if "tvm" in formats:
-        if device.mcu is not None:
-            raise ConfigError(f"{device.name} runs no TVM library", given="tvm", allowed=default_formats(device))
         # For a Jetson the library holds device code, and the features of each kernel stand beside it.
         chain = next((name for name in TVM if name in device.toolchains), TVM[-1])
         build_one(chain, network, device, into / LIBRARY)
@@ -177,10 +188,6 @@ def write_forms(
         written += write_folder(network, into / SOURCES, core)
     for chain in ACCELERATORS:
         if chain in formats:
-            if chain not in device.toolchains:
-                raise ConfigError(
-                    f"{device.name} has no toolchain {chain}", given=chain, allowed=default_formats(device)
-                )
             build_one(chain, network, device, into / chain)
             _write_rest(chain, network, device, into / chain / REST)
             written += sorted(file for file in (into / chain).rglob("*") if file.is_file())

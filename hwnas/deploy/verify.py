@@ -171,11 +171,12 @@ def run_values(device: Device, verdict: Verdict, visits: Sequence[Samples], conf
 def footprint(artifact: Artifact, network: ModelProto, rules: str) -> dict[str, float]:
     """Flash and RAM (bytes) of what was built, parameters and multiply-accumulates, what an accelerator takes.
 
-    Where a toolchain does not say what RAM its artifact takes, it is that of the activations alive at once.
+    Where a toolchain does not say what RAM its artifact takes, it is that of the activations alive at once; flash that
+    it does not say is absent, and so in no budget.
     """
     sums = analyse(network, rules)
     return {
-        "flash": float(artifact.flash_bytes or 0),
+        **({} if artifact.flash_bytes is None else {"flash": float(artifact.flash_bytes)}),
         "ram": float(artifact.memory.get("ram", sums.peak_activation_bytes)),
         "params": float(sums.params),
         "macs": float(sums.macs),

@@ -137,7 +137,7 @@ class NetworkPredictor:
         """The estimate of one network of the space; its source is that of its least certain workload."""
         mean, low, high = self.predict_columns(self.columns([parts], known), confidence)[0]
         source = self._source(self.workloads.values([known[p] for p in parts])[1])
-        return Estimate(float(mean), float(low), float(high), source, self.fidelity)
+        return Estimate(float(mean), float(low), float(high), source, self.fidelity.of(self.metric))
 
     def estimate_any(self, parts: Mapping[str, int], known: Mapping[str, Workload]) -> Estimate:
         """The estimate of any network, at 90 %: kernels that were not measured widen the interval, by their share.
@@ -150,7 +150,7 @@ class NetworkPredictor:
         share = float(totals[np.array([s != "table" for s in sources])].sum() / max(totals.sum(), 1e-30))
         doubt = 1 + share * (self.workloads.factor(self._source(sources)) - 1)
         low, high = min(within.low, within.mean / doubt), max(within.high, within.mean * doubt)
-        return Estimate(within.mean, low, high, within.source, self.fidelity)
+        return Estimate(within.mean, low, high, within.source, within.fidelity)
 
     def others(self, parts: Mapping[str, int], known: Mapping[str, Workload]) -> dict[str, Estimate]:
         """What stands beside the metric, of any network: latency from cycles, other metrics of the same table."""
@@ -192,8 +192,15 @@ class NetworkPredictor:
             peak = None if document.get("peak") is None else PeakPredictor.from_json(document["peak"])
             self = cls(WorkloadPredictor.from_json(document["workloads"]), int(document["seed"]), memory, peak)
             self.beside = {str(m): cls.from_json(other) for m, other in document.get("beside", {}).items()}
+            for metric, other in self.beside.items():
+                mine, its = self.workloads, other.workloads
+                same = (mine.device, mine.fidelity, mine.toolchain) == (its.device, its.fidelity, its.toolchain)
+                if not same or metric != other.metric or metric == self.metric:
+                    raise ValueError(f"{metric} beside its {self.metric} is not of the same table")
             rate = document.get("seconds_per")
             self.seconds_per = None if rate is None else float(rate)
+            if self.seconds_per is not None and not 0 < self.seconds_per < np.inf:
+                raise ValueError(f"one run of its metric lasts {self.seconds_per} s")
             weights = np.array(document["weights"], dtype=float)
             if weights.shape != (COLUMNS,):
                 raise ValueError(f"it has {weights.size} weights, not {COLUMNS}")

@@ -39,16 +39,23 @@ class PeakPredictor:
 
     @classmethod
     def of(cls, table: LatencyTable) -> PeakPredictor | None:
-        """From a table's valid rows; None if no row of a kernel and of a network tells its SRAM."""
+        """From a table's valid rows; None if no row of a kernel and of a network tells its SRAM.
+
+        A network that ran on the CPU alone takes none, and teaches nothing.
+        """
         values = table.values(USE)
         kernels = {k: v for k, v in values.items() if k in table.workloads}
-        networks = [n for k, n in table.networks.items() if k in values]
-        if not kernels or not networks:
-            return None
         self = cls(kernels, {k: kernel_class(table.workloads[k]) for k in kernels})
-        rows = [np.sort(self.rows([table.workloads[k] for k in n.parts]))[::-1] for n in networks]
-        seen = np.array([[1.0, r[0], r[1] if len(r) > 1 else 0.0] for r in rows])
-        self._fit(seen, np.array([values[n.id] for n in networks]))
+        fullest = {
+            n.id: np.sort(self.rows([table.workloads[k] for k in n.parts]))[::-1]
+            for n in table.networks.values()
+            if values.get(n.id, 0.0) > 0
+        }
+        known = {k: rows for k, rows in fullest.items() if rows.size and rows[0] > 0}
+        if not known:
+            return None
+        seen = np.array([[1.0, r[0], r[1] if len(r) > 1 else 0.0] for r in known.values()])
+        self._fit(seen, np.array([values[k] for k in known]))
         return self
 
     def rows(self, workloads: Sequence[Workload]) -> np.ndarray:

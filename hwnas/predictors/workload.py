@@ -127,7 +127,7 @@ class WorkloadPredictor:
         values, sources = self.values(workloads)
         factors = [self.factor(s) for s in sources]
         return [
-            Estimate(float(v), float(v) / f, float(v) * f, s, self.fidelity)
+            Estimate(float(v), float(v) / f, float(v) * f, s, self.fidelity.of(self.metric))
             for v, s, f in zip(values, sources, factors)
         ]
 

@@ -135,7 +135,7 @@ def sentence(run: RunRecord) -> str:
     if value is not None:
         readings = winner.readings.get(run.objective)
         spread = f", {numbers.show_range(run.objective, readings)} over {len(readings)} readings" if readings else ""
-        measured = "measured" if run.fidelity is Fidelity.HARDWARE else "simulated"
+        measured = run.fidelity.of(run.objective).participle
         said.append(f"and {numbers.show(run.objective, value)} {measured} {name}{spread},")
     if budget:
         said.append(f"{'meets' if winner.meets_budget else 'misses'} the budget of {budget}")

@@ -54,14 +54,9 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def metric_label(metric: Metric, fidelity: Fidelity) -> str:
-    """The metric's name; where the device was not hardware, with the fidelity: 'latency (model)'.
-
-    Energy beside simulated cycles is a rule over simulated traffic, so it is a model.
-    """
+    """The metric's name; where the device was not hardware, with the fidelity: 'latency (model)'."""
     name = NAMES.get(metric, str(metric))
-    if metric == "energy" and fidelity is Fidelity.CYCLE_SIM:
-        fidelity = Fidelity.MODEL
-    return name if fidelity is Fidelity.HARDWARE or metric not in ON_DEVICE else f"{name} ({fidelity})"
+    return name if fidelity is Fidelity.HARDWARE or metric not in ON_DEVICE else f"{name} ({fidelity.of(metric)})"
 
 
 def show(metric: Metric, value: float | None) -> str:

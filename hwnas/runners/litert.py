@@ -20,6 +20,12 @@ _child: Child | None = None
 _lock = threading.Lock()
 
 
+def require_litert() -> None:
+    """Raises DeviceUnavailable where LiteRT is missing."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise DeviceUnavailable('running a TFLite file needs the package ai-edge-litert: pip install "hwnas[npu]"')
+
+
 def run_tflite(path: Path, inputs: Sequence[np.ndarray], timeout_s: float) -> list[np.ndarray]:
     """What a TFLite file with 8-bit inputs and outputs computes; one run.
 
@@ -28,8 +34,7 @@ def run_tflite(path: Path, inputs: Sequence[np.ndarray], timeout_s: float) -> li
     Raises DeviceUnavailable where LiteRT is missing, DeviceTimeout, DeviceCrashed where the file ends the interpreter,
     DeviceError for a file that LiteRT refuses or inputs that it does not take.
     """
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        raise DeviceUnavailable('running a TFLite file needs the package ai-edge-litert: pip install "hwnas[npu]"')
+    require_litert()
     if not path.is_file():
         raise DeviceError(f"there is no file {path}")
     global _child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.core.measurement import Samples
+from hwnas.digest import canonical_json
 from hwnas.errors import ConfigError, DataError
 from hwnas.tables.table import LatencyTable
 
@@ -123,6 +125,10 @@ def write_parquet(table: LatencyTable, path: Path) -> int:
                 "readings": list(row.result.readings(table.recipe.fidelity.metric))
                 if isinstance(row.result, Samples)
                 else None,
+                "memory": _as_text(row.result.memory) if isinstance(row.result, Samples) else None,
+                "parts": _as_text(row.result.parts) if isinstance(row.result, Samples) else None,
+                "traffic": _as_text(row.result.traffic) if isinstance(row.result, Samples) else None,
+                "macs": row.result.macs if isinstance(row.result, Samples) else None,
                 "uncovered": list(row.result.uncovered) if isinstance(row.result, Samples) else None,
                 "code": list(row.result.code) if isinstance(row.result, Samples) else None,
                 "failure": None if sampled else str(row.result),
@@ -140,3 +146,8 @@ def write_parquet(table: LatencyTable, path: Path) -> int:
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
     return len(rows)
+
+
+def _as_text(amounts: Mapping[str, float] | None) -> str | None:
+    """Amounts by name as JSON: rows differ in the names."""
+    return None if amounts is None else canonical_json(dict(amounts))

@@ -64,7 +64,7 @@ class BuildPool:
         except ChildTimeout as error:
             return BuildError(self._toolchain, f"{error} (build deadline)")
         except (ChildCrashed, ChildError, DataError) as error:  # DataError: it said that it built, and did not
-            return BuildError(self._toolchain, str(error))
+            return BuildError(self._toolchain, str(error).removeprefix(f"build failed in {self._toolchain}: "))
         finally:
             self._free.put(child)
 

@@ -158,7 +158,7 @@ def _to_disk(folder: Path) -> None:
 def _sources() -> str:
     """A digest of the sources that decide what is built, so that changing one never meets an old artifact."""
     here = Path(__file__).parent
-    files = [*here.rglob("*.py"), *(here.parent / "graph").glob("*.py"), *(here.parent / "firmware").rglob("*.py")]
+    files = [*here.rglob("*.py"), *(here.parent / "graph").rglob("*.py"), *(here.parent / "firmware").rglob("*.py")]
     files += [f for f in data_folder("firmware").rglob("*") if f.suffix in (".c", ".h", ".S", ".ld", ".v", ".json")]
     return content_id([__version__, *(digest_bytes(f.read_bytes()) for f in sorted(files))])
 

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+from hwnas import api
 from hwnas.errors import EXIT_BUILD, EXIT_USAGE
 from hwnas.graph.builder import GraphBuilder
 from hwnas.graph.precision import cast
@@ -113,3 +115,45 @@ def test_a_network_of_the_users_own_becomes_rows_and_an_estimate(
     )
     also = json.loads(cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tmp_path, "--json").out)
     assert also["also"]["latency"]["mean"] == pytest.approx(also["mean"] / 500e6)
+
+
+TABLES = Path(__file__).parents[2] / "latency_tables"
+
+
+def test_what_cannot_run_is_not_estimated(cli: Any, networks: dict[str, Path]) -> None:
+    floats = cli("estimate", networks["float"], "--device", "ethos-u55-128", "--table", TABLES)
+    assert floats.code == EXIT_USAGE and "computes in int8: quantise the network first" in floats.err
+    refused = cli("estimate", networks["grouped"], "--device", "ethos-u55-128", "--table", TABLES)
+    assert refused.code == EXIT_BUILD and "each channel its own; given 2 groups" in refused.err
+    lenient = cli(
+        "estimate", networks["grouped"], "--device", "ethos-u55-128", "--table", TABLES, "--allow-cpu-fallback"
+    )
+    assert lenient.code == 0 and "cycle-sim" in lenient.out
+
+
+def test_candidates_in_floats_are_not_estimated_where_only_integers_are_computed(cli: Any, tmp_path: Path) -> None:
+    space = api.load_space("mbconv-micro")
+    text = space.encode(space.sample(np.random.default_rng(0)))
+    (tmp_path / "c.csv").write_text(f'candidate\n"{text}"\n')
+    asked = ("estimate", "--space", "mbconv-micro", "--candidates", tmp_path / "c.csv", "--device", "ethos-u55-128")
+    refused = cli(*asked, "--table", TABLES, "--precision", "fp32")
+    assert refused.code == EXIT_USAGE and "int8" in refused.err
+    done = cli(*asked, "--table", TABLES)
+    assert done.code == 0 and len(done.out.splitlines()) == 2
+
+
+def test_a_predictor_of_energy_says_that_it_is_a_model(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+    table = TABLES / "ethos-u55-128" / "cycle-sim-vela.jsonl"
+    fitted = cli("fit", table, "--metric", "energy", "-o", tmp_path / "energy.json")
+    assert fitted.code == 0 and "model energy" in fitted.out and "cycle-sim" not in fitted.out
+    done = cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--predictor", tmp_path / "energy.json")
+    assert done.code == 0 and "estimated from predictor, model" in done.out
+    both = json.loads(cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", TABLES, "--json").out)
+    assert (both["fidelity"], both["also"]["energy"]["fidelity"]) == ("cycle-sim", "model")
+
+
+def test_a_file_name_in_brackets_is_a_name(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "[red].onnx"
+    file.write_bytes(networks["int8"].read_bytes())
+    done = cli("price", file, "--device", "ethos-u55-128")
+    assert done.code == 0 and "[red].onnx on ethos-u55-128" in done.out

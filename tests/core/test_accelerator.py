@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hwnas import api
 from hwnas.core.device import Device
-from hwnas.core.measurement import Samples
+from hwnas.core.measurement import Fidelity, Samples
 from hwnas.errors import ConfigError
 
 
@@ -59,3 +59,17 @@ def test_the_digest_of_other_devices_knows_nothing_of_accelerators() -> None:
         update={"accelerator": npu.accelerator and npu.accelerator.model_copy(update={"clock": 1e9})}
     )
     assert npu.digest != faster.digest
+
+
+def test_on_hardware_a_meter_tells_energy_and_no_rule_stands_in_for_it() -> None:
+    board = Device.model_validate({**body("coral-edgetpu"), "fidelity": "hardware"})
+    assert api.load_device("coral-edgetpu").derived == ("energy",) and board.derived == ()
+    run = Samples(latency_s=(1e-3,), macs=1e6, traffic={})
+    assert board.value(run, "latency") == 1e-3 and board.value(run, "energy") is None
+
+
+def test_energy_beside_simulated_cycles_is_a_model() -> None:
+    assert Fidelity.CYCLE_SIM.of("energy") is Fidelity.MODEL and Fidelity.CYCLE_SIM.of("latency") is Fidelity.CYCLE_SIM
+    assert Fidelity.HARDWARE.of("energy") is Fidelity.HARDWARE
+    words = [f.participle for f in (Fidelity.HARDWARE, Fidelity.CYCLE_SIM, Fidelity.INSTRUCTION_SIM, Fidelity.MODEL)]
+    assert words == ["measured", "simulated", "simulated", "modelled"]

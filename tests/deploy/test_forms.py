@@ -12,6 +12,7 @@ import pytest
 
 from hwnas import api
 from hwnas.deploy.bundle import default_formats, write_forms
+from hwnas.errors import ConfigError
 from hwnas.graph.precision import cast
 from hwnas.testing import small_network
 
@@ -27,6 +28,21 @@ from hwnas.testing import small_network
 )
 def test_a_device_gets_the_forms_that_its_toolchains_make(device: str, formats: tuple[str, ...]) -> None:
     assert default_formats(api.load_device(device)) == formats
+
+
+@pytest.mark.parametrize(
+    ("device", "form", "reason"),
+    [
+        ("ethos-u55-128", "tvm", r"runs no TVM library \(allowed: onnx, vela\)"),
+        ("cortex-m7-qemu", "tvm", "runs no TVM library"),
+        ("ethos-u55-128", "fpga", "has no toolchain fpga"),
+        ("host", "vela", r"has no toolchain vela \(allowed: onnx, tvm\)"),
+    ],
+)
+def test_a_form_that_nothing_runs_there_is_refused(device: str, form: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        write_forms(small_network(), [form], api.load_device(device), tmp_path / "forms")
+    assert not (tmp_path / "forms").exists()
 
 
 def test_a_jetson_gets_device_code_for_every_kernel_and_their_features(tmp_path: Path) -> None:

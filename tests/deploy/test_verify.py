@@ -11,12 +11,13 @@ import pytest
 
 from hwnas import api
 from hwnas.core.device import Device
+from hwnas.core.estimate import Budget
 from hwnas.core.interfaces import Health
 from hwnas.core.measurement import Samples
 from hwnas.core.workload import Artifact
 from hwnas.deploy.measurer import Bench, measure_candidates
 from hwnas.deploy.toolchains import compare_toolchains
-from hwnas.deploy.verify import MOST_ROUNDS, judge, measure_networks, spaced_readings
+from hwnas.deploy.verify import MOST_ROUNDS, footprint, judge, measure_networks, spaced_readings
 from hwnas.errors import BuildError, DeviceCrashed, DeviceError
 from hwnas.graph.analysis import analyse
 from hwnas.runners.fake import FakeRunner, Script
@@ -195,3 +196,10 @@ def test_a_round_in_which_the_device_was_throttled_does_not_count(device: Device
     hot: Any = Hot([1.0] * 999)
     with pytest.raises(DeviceError, match="throttled"):
         spaced_readings(hot, device, built, reference, readings=5, spacing_s=0, sleep=lambda _: None)
+
+
+def test_a_limit_is_not_met_by_what_nobody_told() -> None:
+    artifact = Artifact(path="", toolchain="it", version="1", options={}, schedule="", memory={"sram": 10})
+    values = footprint(artifact, small_network(), "ort")
+    over = Budget.model_validate({"flash": "1 kB", "sram": "20 B", "dsp": 5}).violations(values)
+    assert over == {"flash": float("inf"), "sram": -0.5, "dsp": float("inf")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,3 +109,13 @@ def test_parquet_holds_every_row_with_its_provenance(tmp_path: Path) -> None:
     assert exchange.write_parquet(LatencyTable(Recipe.of(CONTEXT)), path) == 0
     with pytest.raises(DataError, match="cannot be written"):
         exchange.write_parquet(table(), tmp_path / "no" / "such" / "folder.parquet")
+
+
+def test_parquet_holds_where_a_run_of_an_accelerator_goes(tmp_path: Path) -> None:
+    device_table = LatencyTable.read(Path(__file__).parents[2] / "latency_tables/ethos-u55-128/cycle-sim-vela.jsonl")
+    exchange.write_parquet(device_table, tmp_path / "t.parquet")
+    for _, row in pandas.read_parquet(tmp_path / "t.parquet").set_index("measurement").iterrows():
+        known = device_table.measurements[str(row.name)].result
+        assert isinstance(known, Samples)
+        assert json.loads(row["parts"]) == known.parts and json.loads(row["traffic"]) == known.traffic
+        assert json.loads(row["memory"]) == known.memory and row["macs"] == known.macs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hwnas.graph.builder import GraphBuilder
 from hwnas.graph.precision import cast
 from hwnas.graph.tflite import tflite_bytes
 from hwnas.profiling.subjects import untrained
+from hwnas.toolchains.builder import build_one
 from hwnas.toolchains.vela import VelaToolchain
 from hwnas.toolchains.vela.compiler import compile_by_command, compile_tflite, system_text
 from hwnas.toolchains.vela.settings import VelaSettings, settings_of
@@ -173,3 +175,34 @@ def test_flash_is_estimated_within_a_tenth() -> None:
 def test_two_cores_of_256() -> None:
     found = VelaSettings.model_validate(api.load_device("ethos-u65-512").options["vela"])
     assert (found.family, found.macs, found.cores) == ("EthosU65", 256, 2)
+
+
+def test_what_vela_computes_nothing_of_is_said_to_be_left_to_the_cpu(tmp_path: Path) -> None:
+    graph = GraphBuilder("channels")
+    model = graph.build(graph.relu6(graph.conv(graph.input((1, 3, 8, 8)), 4, (1, 1))))
+    rank_0 = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "scalar",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ())],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ())],
+    )  # fmt: skip
+    scalar = onnx.helper.make_model(rank_0, opset_imports=model.opset_import, ir_version=model.ir_version)
+    with pytest.raises(BuildError, match="leaves to the CPU what the support rules take: operators 1"):
+        VelaToolchain().build(cast(scalar, "int8"), api.load_device("ethos-u55-128"), tmp_path)
+
+
+def test_an_error_of_a_build_names_its_stage_once(tmp_path: Path) -> None:
+    device = changed(api.load_device("ethos-u55-128"), sram="4 KiB")
+    with pytest.raises(BuildError) as raised:
+        build_one("vela", small(32, 64), device, tmp_path)
+    assert str(raised.value).startswith("build failed in vela: the network needs")
+
+
+def test_a_command_line_that_reports_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(command: list[str], cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
+        (cwd / "out").mkdir()
+        (cwd / "out" / "network_vela.tflite").write_bytes(b"TFL3")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("hwnas.toolchains.vela.compiler.subprocess.run", silent)
+    with pytest.raises(BuildError, match="reports in another way"):
+        compile_by_command(tflite_bytes(small()), settings_of(api.load_device("ethos-u55-128")))

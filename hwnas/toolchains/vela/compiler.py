@@ -113,7 +113,7 @@ def _read(found: Any) -> Compiled:
             cpu_operators=int(report.cpuOps),
             macs=float(report.macCount),
             traffic={name: moved for name, moved in traffic.items() if moved},
-            sram_bytes=int(report.memories["Sram"].peakUsage),
+            sram_bytes=int(report.memories["Sram"].peakUsage) if "Sram" in report.memories else 0,  # nothing on the NPU
             layers=tuple(_layer(dict(zip(table.header, row))) for row in table.data),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -150,11 +150,11 @@ def compile_by_command(data: bytes, settings: VelaSettings, deadline_s: float = 
         compiled = folder / "out" / "network_vela.tflite"
         if done.returncode or not compiled.is_file():
             raise BuildError("vela", f"Vela refuses the network: {(done.stderr or done.stdout)[-4000:]}")
-        [summary] = _csv(next((folder / "out").glob("network_summary_*.csv")))
-        layers = _csv(folder / "out" / "network_per-layer.csv")
         try:
+            [summary] = _csv(next((folder / "out").glob("network_summary_*.csv")))
+            layers = _csv(folder / "out" / "network_per-layer.csv")
             return _read_csv(compiled.read_bytes(), summary, layers)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, StopIteration, OSError) as error:
             raise BuildError(
                 "vela", f"Vela {vela_version()} reports in another way than {PACKAGE} 5.2: {error!r}"
             ) from error

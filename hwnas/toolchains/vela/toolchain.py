@@ -111,7 +111,7 @@ def _check(compiled: list[Compiled], settings: VelaSettings, device: Device) -> 
     for one in compiled:
         if one.cpu_operators:
             raise BuildError(
-                "vela", f"Vela leaves {one.cpu_operators} operators to the CPU that the support rules take"
+                "vela", f"Vela leaves to the CPU what the support rules take: operators {one.cpu_operators}"
             )
         if "Dedicated" not in settings.memory_mode and one.sram_bytes > settings.sram:
             needed, there = show(one.sram_bytes, "bytes"), show(settings.sram, "bytes")

@@ -14,6 +14,7 @@ _PUBLIC = {
     "fit": "hwnas.api",
     "fit_measurements": "hwnas.api",
     "estimate": "hwnas.api",
+    "price": "hwnas.api",
     "search": "hwnas.api",
     "verify": "hwnas.api",
     "Budget": "hwnas.core.estimate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+def fidelity_of(metric: str, device: Device) -> str:
+    """How a value of a priced network came about; sizes and counts of what was built are exact."""
+    if metric in ("flash", "constants"):
+        return "exact"
+    return str(device.fidelity.of(metric))
+
+
 @dataclass(frozen=True, slots=True)
 class Priced:
     """A network's price, and what follows from it by the device's YAML: SI values by metric."""
@@ -30,16 +38,24 @@ class Priced:
     values: dict[str, float]
 
 
-def price(network: ModelProto | Path, device: Device, *, into: Path | None = None, nominal: bool = False) -> Priced:
+def price(
+    network: ModelProto | Path | str,
+    device: Device,
+    *,
+    into: Path | None = None,
+    nominal: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Priced:
     """Build a quantised network for an accelerator and read what a run costs; `into` keeps what was built.
 
-    With `nominal`, a float network is cast to int8 with nominal scales: what it costs, not what it computes. Raises
+    With `nominal`, a float network is cast to int8 with nominal scales: what it costs, not what it computes; `shapes`
+    fixes inputs that an ONNX file leaves open. Raises
     ConfigError for a device without accelerator, BuildError with the operator and the rule that refuses it.
     """
     if device.accelerator is None:
         raise ConfigError(f"{device.name} is no accelerator: profile it, and estimate the network", key="device")
-    model = load_onnx(network) if isinstance(network, Path) else network
-    if nominal:
+    model = load_onnx(Path(network), shapes) if isinstance(network, str | Path) else network
+    if nominal and not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         model = cast(model, "int8")
     chain = load_toolchain(device.toolchains[0], device)
     with tempfile.TemporaryDirectory(prefix="hwnas-") as scratch:

@@ -184,6 +184,14 @@ def _estimate_network(
         kind = "a model over simulated traffic" if metric == "energy" else f"{fitted.metric} over the clock"
         mean, low, high = (render_metric(metric, v) for v in (other.mean, other.low, other.high))
         out.print(f"{metric} {mean} ({low} to {high} at 90 %), {kind}")
+    unknown = [s for _, _, s, source in parts if source != "table"]
+    if unknown and target.accelerator is not None:
+        share = sum(unknown) / max(sum(s for _, _, s, _ in parts), 1e-30)
+        out.print(
+            f"{len(unknown)} kernels, {share:.0%} of the sum, are not in the table and were extrapolated: "
+            f"hwnas price {name} --device {target.name} builds the network itself",
+            soft_wrap=True,
+        )
     shown = [(describe(w), n, told(s), source) for w, n, s, source in parts[:15]]
     print_table(
         "heaviest workloads, in isolation",

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from hwnas import api
-from hwnas.api.pricing import Priced
+from hwnas.api.pricing import Priced, fidelity_of
 from hwnas.api.pricing import price as price_network
-from hwnas.cli.profile import FALLBACK_HELP
+from hwnas.cli.profile import FALLBACK_HELP, SHAPE_HELP, shapes_of
 from hwnas.cli.render import metric, out, print_json, print_table
 from hwnas.core.device import Device
 from hwnas.core.estimate import METRIC_KIND
@@ -26,6 +26,7 @@ def price(
     nominal: Annotated[
         bool, typer.Option("--nominal", help="Cast a float network to int8 with nominal scales, for its price alone.")
     ] = False,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
     allow_cpu_fallback: Annotated[bool, typer.Option("--allow-cpu-fallback", help=FALLBACK_HELP)] = False,
     layers: Annotated[int, typer.Option(min=0, help="How many of the heaviest operators to show.")] = 15,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -34,14 +35,15 @@ def price(
     target = api.load_device(device)
     if allow_cpu_fallback:
         target = api.with_cpu_fallback(target)
-    found = price_network(network, target, into=output, nominal=nominal)
+    found = price_network(network, target, into=output, nominal=nominal, shapes=shapes_of(shape))
     if json:
         print_json({
-            "device": target.name, "fidelity": target.fidelity, "values": found.values,
+            "device": target.name, "fidelity": target.fidelity, "nominal": nominal, "values": found.values,
+            "fidelities": {m: fidelity_of(m, target) for m in found.values},
             "price": found.price.model_dump(mode="json"), "toolchain": found.artifact.toolchain,
         })  # fmt: skip
         return
-    _show(network.name, target, found, layers)
+    _show(network.name + (", cast with nominal scales" if nominal else ""), target, found, layers)
     if output is not None:
         out.print(f"built in {output}")
 
@@ -55,11 +57,13 @@ def _show(name: str, device: Device, found: Priced, most: int) -> None:
         for m, value in found.values.items()
         if m in METRIC_KIND
     ]
-    parts = ", ".join(f"{part} {metric(unit, cost)}" for part, cost in price.parts.items())
+    parts = ", ".join(f"{part} {metric(unit, cost)} ({cost / price.total:.0%})" for part, cost in price.parts.items())
+    if unit == "cycles":
+        parts = f"{parts}, in cycles"
     traffic = ", ".join(f"{memory} {show(moved, 'bytes')}" for memory, moved in price.traffic.items())
     rows += [
         ("of a run", f"{parts} (CPU and transfer: models)"),
-        ("MACs, bytes moved", f"{show(price.macs, 'count')}; {traffic or 'none'}"),
+        ("accelerator's MACs, bytes moved", f"{show(price.macs, 'count')}; {traffic or 'none'}"),
         ("tensors handed over", str(price.crossings)),
     ]
     print_table("", ("what", "value"), rows)
@@ -71,4 +75,12 @@ def _show(name: str, device: Device, found: Priced, most: int) -> None:
             ("operator", "kind", "where", unit, "share"),
             [(escape(x.name), escape(x.op), x.where, metric(unit, x.cost), f"{x.cost / share:.1%}") for x in heaviest],
             right=(unit, "share"),
+        )
+    refused = [layer for layer in price.layers if layer.reason]
+    if refused:
+        print_table(
+            "on the CPU, and why",
+            ("operator", "kind", unit, "reason"),
+            [(escape(x.name), escape(x.op), metric(unit, x.cost), escape(x.reason)) for x in refused[:most]],
+            right=(unit,),
         )

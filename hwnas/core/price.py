@@ -24,7 +24,8 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 class Layer(BaseModel):
-    """One operator as the compiler or simulator saw it: where it runs and its share of the run, in the run's unit."""
+    """One operator as the compiler or simulator saw it: where it runs, its share of the run in the run's unit, and why it
+    is not on the accelerator (empty where it is, and for what turns floats into integers and back)."""
 
     model_config = _STRICT
     name: str
@@ -33,6 +34,7 @@ class Layer(BaseModel):
     cost: Amount
     macs: Amount = 0.0
     traffic: dict[str, Amount] = Field(default_factory=dict, description="memory -> bytes, where the tool tells them")
+    reason: str = ""
 
 
 class Price(BaseModel):

@@ -74,6 +74,7 @@ def test_the_price_as_json(cli: Any, networks: dict[str, Path]) -> None:
     values, price = found["values"], found["price"]
     assert values["cycles"] == pytest.approx(sum(price["parts"].values()))
     assert values["latency"] == pytest.approx(values["cycles"] / 500e6)
+    assert found["fidelities"]["energy"] == "model" and found["fidelities"]["cycles"] == "cycle-sim"
     assert values["energy"] > 0 and values["sram"] > 0 and len(price["layers"]) >= 2
 
 
@@ -94,7 +95,26 @@ def test_what_no_rule_takes_is_named_and_may_run_on_the_cpu(cli: Any, networks: 
         cli("price", networks["grouped"], "--device", "ethos-u55-128", "--allow-cpu-fallback", "--json").out
     )
     assert lenient["price"]["parts"]["cpu"] > 0
-    assert any(layer["where"] == "cpu" and layer["macs"] > 0 for layer in lenient["price"]["layers"])
+    [named] = [x for x in lenient["price"]["layers"] if x["where"] == "cpu" and x["macs"] > 0]
+    assert "channels form one group" in named["reason"]
+    told = cli("price", networks["grouped"], "--device", "ethos-u55-128", "--allow-cpu-fallback").out
+    assert "on the CPU, and why" in told and "given 2 groups of 8" in told
+
+
+def test_an_open_shape_is_fixed_by_hand(cli: Any, networks: dict[str, Path], tmp_path: Path) -> None:
+    model = onnx.load(str(networks["int8"]))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, str(tmp_path / "open.onnx"))
+    refused = cli("price", tmp_path / "open.onnx", "--device", "ethos-u55-128")
+    assert refused.code == EXIT_USAGE and "--shape" in refused.err
+    name = model.graph.input[0].name
+    assert cli("price", tmp_path / "open.onnx", "--device", "ethos-u55-128", "--shape", f"{name}=1x4x16x16").code == 0
+
+
+def test_an_estimate_beyond_the_table_says_so(cli: Any, networks: dict[str, Path]) -> None:
+    tables = Path(__file__).parents[2] / "latency_tables"
+    done = cli("estimate", networks["int8"], "--device", "ethos-u55-128", "--table", tables)
+    assert done.code == 0 and "are not in the table and were extrapolated: hwnas price" in done.out
 
 
 def test_only_accelerators_are_priced_and_only_they_may_fall_back(cli: Any, networks: dict[str, Path]) -> None:

@@ -18,7 +18,7 @@ from hwnas.graph.view import View, view
 from hwnas.toolchains.fpga.pricing import core_price, cpu_price, packing_of
 from hwnas.toolchains.fpga.reading import geometry_of, read_product
 from hwnas.toolchains.fpga.rules import rules
-from hwnas.toolchains.partition import Partition, Placed, Segment
+from hwnas.toolchains.partition import Partition, Placed, Segment, require_integers
 from hwnas.toolchains.partition.extract import Cutter
 from hwnas.toolchains.partition.kernels import placed_kernels
 
@@ -36,16 +36,13 @@ class Part:
 
 def parts_of(divided: Partition) -> list[Part]:
     """The kernels of a partition in execution order. Raises UnsupportedOperator for a network that is all floats."""
+    require_integers(divided)
     found: list[Part] = []
     for stage in divided.stages:
         if isinstance(stage, Segment):
             found += (Part(kernel, None) for kernel in stage.kernels)
         else:
             found.append(Part(stage.kernel, stage.network))
-    if not any(part.kernel.group is not None for part in found):
-        for part in found:
-            if part.kernel.operator.op in ("Conv", "Gemm", "MatMul") and part.kernel.reasons:
-                raise UnsupportedOperator(part.kernel.label, part.kernel.reasons[0])
     return found
 
 
@@ -72,7 +69,7 @@ def prices_of(parts: Iterable[Part], array: Array, clock: Accelerator) -> Iterat
             assert kernel.group is not None
             yield core_price(kernel.label, kernel.operator.op, geometry_of(kernel.group), array, clock)
         elif kernel.workload is not None:
-            yield cpu_price(kernel.label, kernel.workload, clock)
+            yield cpu_price(kernel.label, kernel.workload, clock, "; ".join(kernel.reasons))
 
 
 def program_of(graph: View, parts: Iterable[Part], array: Array, port: float) -> Program:

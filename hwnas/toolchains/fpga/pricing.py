@@ -56,10 +56,13 @@ def port_of(clock: Accelerator) -> float:
     return UNLIMITED if clock.transfer is None else clock.transfer.bandwidth / clock.clock
 
 
-def cpu_price(label: str, workload: Workload, clock: Accelerator) -> Price:
-    """The price of a kernel on the CPU (cycles of the core's clock); traffic and MACs are the core's alone."""
+def cpu_price(label: str, workload: Workload, clock: Accelerator, reason: str = "") -> Price:
+    """The price of a kernel on the CPU (cycles of the core's clock), and why the core does not compute it.
+
+    Traffic and MACs are the core's alone.
+    """
     cycles = max(1, whole_cycles(seconds_of(workload, clock), clock))
-    return _price(label, workload.op, {"cpu": cycles}, 0, 0, 0)
+    return _price(label, workload.op, {"cpu": cycles}, 0, 0, 0, reason)
 
 
 def summed(prices: Iterable[Price], tool: str = TOOL) -> Price:
@@ -87,10 +90,13 @@ def whole_cycles(seconds: float, clock: Accelerator) -> int:
     return ceil(round(seconds * clock.clock, 6))
 
 
-def _price(label: str, op: str, costs: dict[Part, int], macs: int, moved: int, crossings: int) -> Price:
+def _price(
+    label: str, op: str, costs: dict[Part, int], macs: int, moved: int, crossings: int, reason: str = ""
+) -> Price:
     where: Literal["accelerator", "cpu"] = "cpu" if "cpu" in costs else "accelerator"
     traffic = {MEMORY: float(moved)}
-    layer = Layer(name=label, op=op, where=where, cost=sum(costs.values()), macs=macs, traffic=traffic)
+    cost = sum(costs.values())
+    layer = Layer(name=label, op=op, where=where, cost=cost, macs=macs, traffic=traffic, reason=reason)
     return Price(
         unit="cycles",
         parts={part: costs.get(part, 0) for part in PARTS},

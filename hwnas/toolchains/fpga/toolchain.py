@@ -59,6 +59,10 @@ class FpgaToolchain:
         """What the core computes, by operator."""
         return support_table(rules(Array()))
 
+    def check(self, device: Device) -> None:
+        """Raises ConfigError for options that cannot be, and for an array that cannot."""
+        array_of(device)
+
     def resources(self, device: Device) -> Mapping[str, float]:
         """LUT, DSP and block RAM of the device's array, the same for every network.
 

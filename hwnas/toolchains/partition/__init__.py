@@ -3,7 +3,15 @@
 from hwnas.toolchains.partition.execute import run_partition
 from hwnas.toolchains.partition.kernels import Placed
 from hwnas.toolchains.partition.rules import Condition, Rule, Supported, support_table
-from hwnas.toolchains.partition.stages import Crossing, Partition, Rest, Segment, partition, require_whole
+from hwnas.toolchains.partition.stages import (
+    Crossing,
+    Partition,
+    Rest,
+    Segment,
+    partition,
+    require_integers,
+    require_whole,
+)
 
 __all__ = [
     "Condition",
@@ -15,6 +23,7 @@ __all__ = [
     "Segment",
     "Supported",
     "partition",
+    "require_integers",
     "require_whole",
     "run_partition",
     "support_table",

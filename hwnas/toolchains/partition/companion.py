@@ -28,13 +28,14 @@ KEY = "accelerator.cpu"
 
 @dataclass(frozen=True, slots=True)
 class PricedKernel:
-    """A kernel on the CPU: seconds, and where they are from (`roofline`, or the table)."""
+    """A kernel on the CPU: seconds, where they are from (`roofline`, or the table), why the accelerator refused it."""
 
     label: str
     workload: Workload
     seconds: float
     macs: float
     source: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class RestPrice:
     def layers(self, per_s: float = 1.0) -> tuple[Layer, ...]:
         """The kernels as lines of a price, in seconds times `per_s` (a clock makes cycles of them)."""
         return tuple(
-            Layer(name=k.label, op=k.workload.op, where="cpu", cost=k.seconds * per_s, macs=k.macs)
+            Layer(name=k.label, op=k.workload.op, where="cpu", cost=k.seconds * per_s, macs=k.macs, reason=k.reason)
             for k in self.kernels
         )
 
@@ -114,7 +115,7 @@ def _priced(stage: Rest, accelerator: Accelerator) -> PricedKernel:
         seconds, macs, source = _price(workload, accelerator)
     except ConfigError as error:
         raise ConfigError(f"{error} ({stage.kernel.label} is computed on the CPU)") from None
-    return PricedKernel(stage.kernel.label, workload, seconds, macs, source)
+    return PricedKernel(stage.kernel.label, workload, seconds, macs, source, "; ".join(stage.reasons))
 
 
 def _price(workload: Workload, accelerator: Accelerator) -> tuple[float, float, str]:

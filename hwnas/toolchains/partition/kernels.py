@@ -113,7 +113,7 @@ def _why_not_integers(graph: View, kernel: Kernel) -> str:
     if not kernel.outputs:
         return "nothing reads its result"
     if not any(o.op in ("QuantizeLinear", "DequantizeLinear") for o in members):
-        return "it computes on floats, and the accelerator on int8: quantise the network (precision: int8)"
+        return "it computes on floats, and the accelerator on int8: quantise the network (precision: int8 in a run, --nominal for a price alone)"
     if len(kernel.outputs) > 1:
         return "results inside it are read elsewhere, so that it is no operator between quantised tensors"
     if members[-1].op != "QuantizeLinear":

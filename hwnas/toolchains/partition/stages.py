@@ -48,6 +48,8 @@ class Rest:
 
 
 Stage = Segment | Rest
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""Operators that a network is quantised for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,15 @@ def require_whole(divided: Partition) -> None:
     if left:
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         raise UnsupportedOperator(left[0].kernel.label, "; or ".join(left[0].reasons) + more)
+
+
+def require_integers(divided: Partition) -> None:
+    """Raises UnsupportedOperator for a network that is all floats: that is a mistake, and no work for the CPU."""
+    if divided.segments or any(rest.kernel.group is not None for rest in divided.rest):
+        return
+    for rest in divided.rest:
+        if rest.kernel.operator.op in _PRODUCTS and rest.reasons:
+            raise UnsupportedOperator(rest.kernel.label, rest.reasons[0])
 
 
 def _stages(network: ModelProto, graph: View, groups: Sequence[Sequence[Placed]]) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +58,13 @@ def show_device(name: str, json: Json = False) -> None:
         rows.append((memory.use, size + speed, memory.source))
     print_table("", ("part", "value", "source"), [*rows, *_accelerator_rows(device)])
     for toolchain in device.toolchains:
-        options = ", ".join(f"{k}={v}" for k, v in device.options.get(toolchain, {}).items())
-        out.print(f"toolchain {toolchain}: {options or 'defaults'}")
+        options = device.options.get(toolchain, {})
+        plain = ", ".join(f"{key}={value}" for key, value in options.items() if not isinstance(value, Mapping))
+        out.print(f"toolchain {toolchain}: {plain or ('' if options else 'defaults')}".rstrip(), markup=False)
+        for key, nested in options.items():
+            for name, value in nested.items() if isinstance(nested, Mapping) else ():
+                if name != "sources":
+                    out.print(f"  {key}.{name} {value}", markup=False, soft_wrap=True)
     for line in _support(device):
         out.print(line, soft_wrap=True)
 
@@ -188,6 +194,7 @@ def _set_up_emulation(dry_run: bool, yes: bool) -> None:
 
 
 def _check_names(device: Device, path: Path) -> None:
+    """Raises ConfigError for a runner or toolchain that nobody knows, and for what a toolchain's `check` refuses."""
     if device.runner not in registry.runners.names():
         raise ConfigError(
             "unknown runner", path=path, key="runner", given=device.runner, allowed=registry.runners.names()
@@ -197,3 +204,8 @@ def _check_names(device: Device, path: Path) -> None:
             raise ConfigError(
                 "unknown toolchain", path=path, key="toolchains", given=toolchain, allowed=registry.toolchains.names()
             )
+        if (hook := getattr(registry.toolchains.load(toolchain)(), "check", None)) is not None:
+            try:
+                hook(device)
+            except ConfigError as error:
+                raise ConfigError(str(error), path=path) from error

@@ -72,7 +72,10 @@ class BatchSpace(SearchSpace, Protocol):
 
 
 class Toolchain(Protocol):
-    """Builds ONNX for a device. `rules` names the fusion rule set that matches what it fuses."""
+    """Builds ONNX for a device. `rules` names the fusion rule set that matches what it fuses.
+
+    A toolchain may have `check(device)`, which raises ConfigError for a device that it would refuse to build for.
+    """
 
     name: str
     rules: str

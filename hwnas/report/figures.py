@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from hwnas.core.estimate import Metric
-from hwnas.report.numbers import axis_scale, axis_title, metric_label, percent, show, show_range, visible
+from hwnas.report.numbers import axis_scale, axis_title, come_by, metric_label, percent, show, show_range, visible
 from hwnas.report.record import Finalist, RecordedTrial, RunRecord
 
 Figure = dict[str, Any]
@@ -73,7 +73,7 @@ def _trial_text(run: RunRecord, trial: RecordedTrial) -> list[str]:
             mean, high = trial.estimates[metric]
             said.append(f"{show(metric, mean)} estimated" + (f", at most {show(metric, high)}" if high > mean else ""))
         if metric in trial.measured:
-            said.append(f"{show(metric, trial.measured[metric])} measured")
+            said.append(f"{show(metric, trial.measured[metric])} {come_by(metric, run.fidelity)}")
         lines.append(f"{plain(metric_label(metric, run.fidelity))}: {'; '.join(said)}")
     if trial.screened_loss is not None:
         lines.append(f"screened loss: {trial.screened_loss:.3g}")
@@ -150,7 +150,7 @@ def front_figure(run: RunRecord, metric: Metric) -> Figure:
         readings = [f.readings.get(metric, (v,)) for f, v, _ in chosen]
         seeds = [f.val_accuracies or (a,) for f, _, a in chosen]
         traces.append({
-            "type": "scatter", "name": f"{name}, measured", "mode": "markers",
+            "type": "scatter", "name": f"{name}, {run.fidelity.of(run.objective).participle}", "mode": "markers",
             "x": [v / scale for _, v, _ in chosen], "y": [100 * a for _, _, a in chosen],
             "error_x": _range([(max(r) - v) / scale for r, (_, v, _) in zip(readings, chosen)],
                               [(v - min(r)) / scale for r, (_, v, _) in zip(readings, chosen)]),
@@ -186,6 +186,7 @@ def predicted_figure(run: RunRecord) -> Figure:
     quality = run.predictor
     if quality is None or not quality.points:
         return {}
+    known = come_by(quality.metric, run.fidelity)
     everything = [v for point in quality.points for v in point]
     scale, unit = axis_scale(quality.metric, everything)
     low, high = min(everything) / scale, max(everything) / scale
@@ -211,12 +212,12 @@ def predicted_figure(run: RunRecord) -> Figure:
                 "type": "scatter", "mode": "markers", "name": name, "x": [p / scale for p, _ in chosen],
                 "y": [m / scale for _, m in chosen],
                 "customdata": [[show(quality.metric, p), show(quality.metric, m), f"{p / m - 1:+.1%}" if m else ""] for p, m in chosen],
-                "hovertemplate": "predicted %{customdata[0]}<br>measured %{customdata[1]}<br>error %{customdata[2]}<extra></extra>",
+                "hovertemplate": f"predicted %{{customdata[0]}}<br>{known} %{{customdata[1]}}<br>error %{{customdata[2]}}<extra></extra>",
                 "marker": {"symbol": symbol, "size": 8, "color": colour, "opacity": 0.8, "line": {"width": 1, "color": "@page"}},
             })  # fmt: skip
     axis = {"type": "log", "dtick": "D2"} if wide else {}
     x = _axis("predicted " + axis_title(quality.metric, run.fidelity, unit), **axis)
-    y = _axis("measured " + axis_title(quality.metric, run.fidelity, unit), **axis)
+    y = _axis(f"{known} " + axis_title(quality.metric, run.fidelity, unit), **axis)
     return {"data": traces, "layout": _layout(x, y)}
 
 

@@ -69,7 +69,7 @@ def report_html(run: RunRecord) -> str:
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     environment.filters.update(percent=numbers.percent, signed=numbers.signed_percent, kind=_label(run))
-    environment.globals.update(show=numbers.show, wilson=numbers.wilson_interval)
+    environment.globals.update(show=numbers.show, come_by=numbers.come_by, wilson=numbers.wilson_interval)
     winner = run.winner or next(iter(run.finalists), None)
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -80,6 +80,7 @@ def report_html(run: RunRecord) -> str:
         trial_rows=[(t, _overview(run, t.estimates, t.measured)) for t in run.front_trials],
         counts=_counts(run),
         axes=[(m, numbers.metric_label(m, run.fidelity)) for m in figures.front_metrics(run)],
+        known=run.fidelity.of(run.objective).participle,
         hardware=run.fidelity is Fidelity.HARDWARE,
         drawn=frozenset(key.partition(":")[0] for key in drawings),
         settings=yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if run.settings else "",
@@ -118,7 +119,7 @@ def sentence(run: RunRecord) -> str:
         known = f"{len(run.trials):,} trials ({evaluated:,} with a known accuracy, {feasible:,} within the budget as estimated)"
         taken = len(run.finalists)
         known += (
-            f"; {taken} finalist{'s were' if taken > 1 else ' was'} measured and none of them was chosen"
+            f"; {taken} finalist{'s were' if taken > 1 else ' was'} {run.fidelity.of(run.objective).participle} and none of them was chosen"
             if taken
             else ""
         )
@@ -203,7 +204,10 @@ def _label(run: RunRecord) -> Any:
 
 
 def _overview(run: RunRecord, estimates: Mapping[Metric, tuple[float, float]], measured: Mapping[Metric, float]) -> str:
-    parts = [f"{numbers.metric_label(m, run.fidelity)} {numbers.show(m, v)} measured" for m, v in measured.items()]
+    parts = [
+        f"{numbers.metric_label(m, run.fidelity)} {numbers.show(m, v)} {numbers.come_by(m, run.fidelity)}"
+        for m, v in measured.items()
+    ]
     parts += [
         f"{numbers.metric_label(m, run.fidelity)} {numbers.show(m, v[0])}"
         for m, v in estimates.items()
@@ -217,7 +221,7 @@ def _finalist_row(run: RunRecord, finalist: Finalist) -> dict[str, Any]:
     estimate = finalist.estimate.get(run.objective)
     seeds = finalist.val_accuracies
     over = [
-        f"{numbers.metric_label(m, run.fidelity)} " + ("not measured" if v is None else f"over by {numbers.percent(v)}")
+        f"{numbers.metric_label(m, run.fidelity)} " + (f"not {numbers.come_by(m, run.fidelity)}" if v is None else f"over by {numbers.percent(v)}")
         for m, v in finalist.violations.items() if v is None or v > 0
     ]  # fmt: skip
     return {

@@ -59,6 +59,11 @@ def metric_label(metric: Metric, fidelity: Fidelity) -> str:
     return name if fidelity is Fidelity.HARDWARE or metric not in ON_DEVICE else f"{name} ({fidelity.of(metric)})"
 
 
+def come_by(metric: Metric, fidelity: Fidelity) -> str:
+    """How a metric's values were come by: measured (as flash and accuracy always are), simulated or modelled."""
+    return fidelity.of(metric).participle if metric in ON_DEVICE else Fidelity.HARDWARE.participle
+
+
 def show(metric: Metric, value: float | None) -> str:
     """A metric's value for people; number and unit stay on one line."""
     return units.show(value, METRIC_KIND[metric]).replace(" ", NBSP if value is not None else " ")

@@ -109,7 +109,13 @@ def front_svg(run: RunRecord) -> str:
         shapes.append(
             f'<text transform="translate(17 {(TOP + HEIGHT - BOTTOM) / 2})rotate(-90)" text-anchor="middle">accuracy in %</text>'
         )
-        shapes += _legend(any(t[2] for t in trials), not all(t[2] for t in trials), bool(front), finalists)
+        shapes += _legend(
+            any(t[2] for t in trials),
+            not all(t[2] for t in trials),
+            bool(front),
+            finalists,
+            run.fidelity.of(metric).participle,
+        )
     else:
         shapes.append(
             f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">No trial has both an accuracy and a value here.</text>'
@@ -167,7 +173,9 @@ def _grid(
     ]
 
 
-def _legend(feasible: bool, over: bool, front: bool, finalists: Sequence[tuple[object, float, float]]) -> list[str]:
+def _legend(
+    feasible: bool, over: bool, front: bool, finalists: Sequence[tuple[object, float, float]], known: str
+) -> list[str]:
     entries: list[tuple[str, str]] = []
     if feasible:
         entries.append(('<circle class="in" cx="7" cy="0" r="4"/>', "within budget"))
@@ -176,9 +184,9 @@ def _legend(feasible: bool, over: bool, front: bool, finalists: Sequence[tuple[o
     if front:
         entries.append(('<path class="f" d="M-1 0H15"/><circle class="on" cx="7" cy="0" r="5"/>', "front"))
     if any(not getattr(f, "winner", False) for f, _, _ in finalists):
-        entries.append(('<path class="w" d="M7-6.5l6.5 6.5-6.5 6.5-6.5-6.5z"/>', "finalist, measured"))
+        entries.append(('<path class="w" d="M7-6.5l6.5 6.5-6.5 6.5-6.5-6.5z"/>', f"finalist, {known}"))
     if any(getattr(f, "winner", False) for f, _, _ in finalists):
-        entries.append((f'<path class="w" d="{_star(7, 0, 9)}"/>', "winner, measured"))
+        entries.append((f'<path class="w" d="{_star(7, 0, 9)}"/>', f"winner, {known}"))
     drawn, at = [], 16.0
     for mark, name in entries:
         drawn.append(f'<g transform="translate({at:.0f} 50)">{mark}<text class="k" x="22" y="4">{name}</text></g>')

@@ -93,6 +93,34 @@ def test_devices_check_says_no_to_an_unsound_file(cli: Any, tmp_path: Path) -> N
         assert done.out.count("ok ") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("fpga-systolic-16x16", "rows: 16", "rows: 0", "array"),
+        ("ethos-u55-128", ", sram: 512 KiB}", "}", "sram"),
+        ("ethos-u55-128", ", sram: 512 KiB}", ", sram: 256 KiB}", "the same memory"),
+        ("coral-edgetpu", "subgraphs: one", "subgraphs: two", "subgraphs"),
+        ("npu-eyeriss", "sum_bits: ", "sum_bits: 1", "sum_bits"),
+    ],
+)
+def test_devices_check_asks_the_toolchain(
+    cli: Any, tmp_path: Path, name: str, old: str, new: str, message: str
+) -> None:
+    text = config.device_files()[name].read_text()
+    assert old in text
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text.replace(old, new))
+    done = cli("devices", "check", path)
+    assert done.code == EXIT_NO and message in done.err and path.name in done.err
+
+
+def test_nested_options_are_shown_one_a_line_without_their_sources(cli: Any) -> None:
+    lines = cli("devices", "show", "coral-edgetpu").out.splitlines()
+    assert "toolchain edgetpu: allow_cpu_fallback=True, subgraphs=one" in lines
+    assert "  law.peak 2 T/s" in lines and "  law.wait 89 us" in lines
+    assert not any("{" in line or ".sources" in line for line in lines)
+
+
 def test_devices_probe_tells_what_the_machine_is(cli: Any) -> None:
     facts = json.loads(cli("devices", "probe", "host", "--json").out)
     assert facts["machine"]

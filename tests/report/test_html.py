@@ -135,6 +135,19 @@ def test_fidelity_other_than_hardware_is_said_with_every_number(fidelity: Fideli
     assert bare == []
 
 
+@pytest.mark.parametrize(
+    ("fidelity", "metric", "word"),
+    [(Fidelity.MODEL, "latency", "modelled"), (Fidelity.CYCLE_SIM, "cycles", "simulated")],
+)
+def test_only_hardware_is_said_to_have_measured(fidelity: Fidelity, metric: str, word: str) -> None:
+    text = report_html(full_record(fidelity=fidelity, objective=metric))  # type: ignore[arg-type]
+    for phrase in ("Predicted against {} ", "winner, {}", "finalist, {}", '<th scope="col" class="num">{}</th>'):
+        assert phrase.format(word) in text and phrase.format("measured") not in text
+    assert f'"text":"{word} {metric}' in text and '"text":"measured' not in text
+    hardware = report_html(full_record())
+    assert "Predicted against measured latency" in hardware and "winner, measured" in hardware
+
+
 def test_full_disk_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((HwnasError, OSError)):

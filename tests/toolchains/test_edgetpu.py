@@ -163,7 +163,7 @@ def test_kernels_alone_add_up_to_the_network_but_for_handing_over(tmp_path: Path
     total = 0.0
     for i, (key, n) in enumerate(subject.item.parts.items()):
         price = built(materialize(known[key]), tmp_path / str(i))
-        assert price.parts["transfer"] == pytest.approx(0, abs=1e-9) and price.crossings == 0
+        assert price.parts["transfer"] == 0 and price.crossings == 0
         total += n * price.total
     whole = built(network(3), tmp_path / "whole")
     assert total == pytest.approx(whole.total - whole.parts["transfer"], rel=1e-6)
@@ -183,12 +183,35 @@ def test_after_the_first_operator_that_is_not_supported_the_cpu_computes(tmp_pat
         built(odd, tmp_path / "strict", changed(allow_cpu_fallback=False))
 
 
-def test_a_float_network_runs_on_the_cpu_or_is_told_to_be_quantised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fallback", [True, False])
+def test_a_float_network_is_told_to_be_quantised(fallback: bool, tmp_path: Path) -> None:
     graph = GraphBuilder("float")
     floats = graph.build(graph.conv(graph.input((1, 4, 8, 8)), 8, (1, 1)))
-    assert built(floats, tmp_path / "lenient").parts["accelerator"] == 0
-    with pytest.raises(UnsupportedOperator, match="precision: int8"):
-        built(floats, tmp_path / "strict", changed(allow_cpu_fallback=False))
+    with pytest.raises(UnsupportedOperator, match="quantise the network"):
+        built(floats, tmp_path, changed(allow_cpu_fallback=fallback))
+
+
+def test_flash_counts_segments_where_the_whole_has_no_tflite(tmp_path: Path) -> None:
+    known, odd = chain("conv", "conv"), chain("conv", "elu", "conv")
+    whole = len(tflite_bytes(known))
+    for subgraphs, files in (("one", 1), ("several", 2)):
+        into = tmp_path / subgraphs
+        built(odd, into, changed(subgraphs=subgraphs))
+        segments = sorted(into.glob("segment-*.tflite"))
+        assert [s.name for s in segments] == [f"segment-{i}.tflite" for i in range(files)]
+        assert all(s.read_bytes()[4:8] == b"TFL3" for s in segments) and not (into / TFLITE).exists()
+        on_cpu = read_artifact(into).flash_bytes - sum(s.stat().st_size for s in segments)
+        assert on_cpu >= 16 * 16 * 9 if subgraphs == "one" else 0 <= on_cpu < 256  # the last convolution's weights
+        assert read_artifact(into).flash_bytes == pytest.approx(whole, rel=0.35)
+
+
+def test_a_segment_that_has_no_tflite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_onnx: onnx.ModelProto) -> bytes:
+        raise UnsupportedOperator("Conv (c)", "it is odd")
+
+    monkeypatch.setattr("hwnas.toolchains.edgetpu.toolchain.tflite_bytes", refused)
+    with pytest.raises(UnsupportedOperator, match=r"Conv \(c\): segment 0 has no TFLite form: it is odd"):
+        built(chain("conv"), tmp_path)
 
 
 def test_flash_of_blocks_adds_up_to_the_file() -> None:
@@ -293,6 +316,8 @@ def test_where_tflite_lacks_an_operator_its_part_before_that_is_compiled(install
     price = built(odd, tmp_path / "out")
     assert [layer.where for layer in price.layers].count("accelerator") == 2
     assert (tmp_path / "out" / COMPILED).exists() and not (tmp_path / "out" / TFLITE).exists()
+    left = read_artifact(tmp_path / "out").flash_bytes - (tmp_path / "out" / COMPILED).stat().st_size
+    assert 16 * 16 * 9 <= left < 16 * 16 * 9 + 256  # the convolution that the CPU computes
 
 
 def test_a_workload_that_only_the_cpu_computes_is_not_compiled(install: Install, tmp_path: Path) -> None:

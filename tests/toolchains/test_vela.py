@@ -37,6 +37,14 @@ def changed(device: Device, **options: Any) -> Device:
     return device.model_copy(update={"options": {"vela": {**device.options["vela"], **options}}})
 
 
+def with_sram(device: Device, size: str) -> Device:
+    document = changed(device, sram=size).model_dump(mode="json", by_alias=True)
+    for memory in document["memories"]:
+        if memory["use"] == "sram":
+            memory["size"] = size
+    return Device.model_validate(document)
+
+
 def small(channels: int = 8, size: int = 12) -> onnx.ModelProto:
     graph = GraphBuilder("small")
     return cast(graph.build(graph.relu6(graph.conv(graph.input((1, 3, size, size)), channels, (3, 3)))), "int8")
@@ -121,9 +129,17 @@ def test_a_float_network_is_told_to_be_quantised(tmp_path: Path) -> None:
 
 
 def test_a_network_beyond_the_sram_says_how_much_it_needs(tmp_path: Path) -> None:
-    device = changed(api.load_device("ethos-u55-128"), sram="4 KiB")
+    device = with_sram(api.load_device("ethos-u55-128"), "4 KiB")
     with pytest.raises(BuildError, match=r"needs .* KiB of SRAM at once, and ethos-u55-128 has 4 KiB"):
         VelaToolchain().build(small(32, 64), device, tmp_path)
+
+
+def test_sram_of_two_sizes_is_a_contradiction(tmp_path: Path) -> None:
+    device = changed(api.load_device("ethos-u55-128"), sram="4 KiB")
+    with pytest.raises(ConfigError, match=r"options\.vela\.sram is 4 KiB, and memories has sram of 512 KiB"):
+        VelaToolchain().build(small(), device, tmp_path)
+    with pytest.raises(ConfigError, match="the same memory"):
+        VelaToolchain().check(device)
 
 
 def test_unknown_settings_name_the_key() -> None:
@@ -191,7 +207,7 @@ def test_what_vela_computes_nothing_of_is_said_to_be_left_to_the_cpu(tmp_path: P
 
 
 def test_an_error_of_a_build_names_its_stage_once(tmp_path: Path) -> None:
-    device = changed(api.load_device("ethos-u55-128"), sram="4 KiB")
+    device = with_sram(api.load_device("ethos-u55-128"), "4 KiB")
     with pytest.raises(BuildError) as raised:
         build_one("vela", small(32, 64), device, tmp_path)
     assert str(raised.value).startswith("build failed in vela: the network needs")

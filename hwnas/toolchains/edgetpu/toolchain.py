@@ -18,7 +18,15 @@ from hwnas.toolchains.edgetpu.law import HOST, SRAM, Caching, cache, layer_of, p
 from hwnas.toolchains.edgetpu.rules import RULES
 from hwnas.toolchains.edgetpu.settings import EdgeTpuSettings, settings_of
 from hwnas.toolchains.edgetpu.verdict import rules_of_compiler
-from hwnas.toolchains.partition import Partition, Segment, Supported, partition, require_whole, support_table
+from hwnas.toolchains.partition import (
+    Partition,
+    Segment,
+    Supported,
+    partition,
+    require_integers,
+    require_whole,
+    support_table,
+)
 from hwnas.toolchains.partition.companion import assemble
 
 if TYPE_CHECKING:
@@ -59,6 +67,10 @@ class EdgeTpuToolchain:
         """None: what the Edge TPU does not compute runs on the CPU, unless the device forbids it."""
         return None
 
+    def check(self, device: Device) -> None:
+        """Raises ConfigError for options that cannot be."""
+        settings_of(device)
+
     def flash_bytes(self, onnx: ModelProto) -> int:
         """Size of the TFLite file of a network, or what a block adds to it."""
         ends = any(output.type.tensor_type.elem_type == FLOAT for output in onnx.graph.output)
@@ -78,23 +90,30 @@ class EdgeTpuToolchain:
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Write and price a quantised network. Raises UnsupportedOperator, BuildError, ConfigError.
 
+        Where TFLite has no form of an operator of the CPU's part, each segment is a file, and flash holds those and the
+        constants of the CPU's kernels.
+
         Where the compiler is asked, what it mapped and cached replaces the support rules and the law's cache.
         """
         settings = settings_of(device)
         if device.accelerator is None:
             raise ConfigError(f"{device.name} has no accelerator: section", key="accelerator")
         whole = _file(onnx)
-        found, compiled = _divided(onnx, settings, whole)
+        found, compiled, subject = _divided(onnx, settings, whole)
+        files = {TFLITE: whole} if whole is not None else _segment_files(found)
         into.mkdir(parents=True, exist_ok=True)
-        if whole is not None:
-            (into / TFLITE).write_bytes(whole)
+        for name, data in files.items():
+            (into / name).write_bytes(data)
         if compiled is not None:
             (into / COMPILED).write_bytes(compiled.data)
             (into / LOG).write_text(compiled.log, encoding="utf-8")
         activations = max((analyse(s.network, self.rules).peak_activation_bytes for s in found.segments), default=0)
         price, caching = price_partition(found, device, settings, compiled, activations, self.version())
         write_price(price, into)
-        deployed = (whole or b"") if compiled is None else compiled.data
+        deployed = sum(map(len, files.values())) if compiled is None else len(compiled.data)
+        if whole is None:
+            held = [s.network for s in found.segments] if subject is None else [subject]
+            deployed += self._constants(onnx) - sum(map(self._constants, held))
         return write_artifact(
             Artifact(
                 path=str(into),
@@ -102,28 +121,37 @@ class EdgeTpuToolchain:
                 version=self.version(),
                 options=settings.model_dump(mode="json"),
                 schedule="edgetpu-law" if compiled is None else "edgetpu-compiler",
-                flash_bytes=len(deployed) or analyse(onnx, self.rules).weight_bytes,
+                flash_bytes=deployed,
                 memory={"sram": activations, "constants": caching.cached + caching.streamed},
                 kernels=sum(len(s.kernels) for s in found.segments) + len(found.rest),
                 code=tuple(sorted({layer.op for layer in price.layers if layer.where == "accelerator"})),
             )
         )
 
+    def _constants(self, onnx: ModelProto) -> int:
+        return analyse(onnx, self.rules).weight_bytes
 
-def _divided(onnx: ModelProto, settings: EdgeTpuSettings, whole: bytes | None) -> tuple[Partition, Compiled | None]:
-    """The partition by the support rules, or by the compiler where it is asked; `whole` is the network's TFLite file."""
+
+def _divided(
+    onnx: ModelProto, settings: EdgeTpuSettings, whole: bytes | None
+) -> tuple[Partition, Compiled | None, ModelProto | None]:
+    """The partition by the support rules, or by the compiler where it is asked, with what it compiled.
+
+    `whole` is the network's TFLite file. Raises UnsupportedOperator for a network that is all floats.
+    """
     found = partition(onnx, RULES, prefix_only=settings.subgraphs == "one")
+    require_integers(found)
     if not settings.allow_cpu_fallback:
         require_whole(found)
     if not _asks_compiler(settings) or not found.segments:
-        return found, None
+        return found, None, None
     # TFLite may lack an operator of the CPU's part: then the part before it is compiled alone
     subject = onnx if whole is not None else found.segments[0].network
     compiled = compile_tflite(whole or tflite_bytes(subject), settings.subgraphs)
     found = _as_compiled(onnx, subject, compiled)
     if not settings.allow_cpu_fallback:
         require_whole(found)
-    return found, compiled
+    return found, compiled, subject
 
 
 def price_partition(
@@ -153,8 +181,10 @@ def price_partition(
         traffic={SRAM: on_chip, HOST: float(caching.streamed + sum(c.bytes for c in found.crossings))},
         tool=f"Edge TPU {version} ({'compiled' if compiled is not None else 'not compiled'})",
     )
-    runs = max(len(found.segments), 1)
-    waiting = runs * wait_s((price.parts["accelerator"] + price.parts["transfer"]) / runs, law)
+    waiting = 0.0
+    if found.crossings:  # a block alone, and what only the CPU computes, wait for no result
+        runs = len(found.segments)
+        waiting = runs * wait_s((price.parts["accelerator"] + price.parts["transfer"]) / runs, law)
     parts = {**price.parts, "transfer": price.parts["transfer"] + waiting}
     return price.model_copy(update={"parts": parts}), caching
 
@@ -170,6 +200,19 @@ def _as_compiled(onnx: ModelProto, subject: ModelProto, compiled: Compiled) -> P
     kernels = [k for s in judged.stages for k in (s.kernels if isinstance(s, Segment) else (s.kernel,))]
     rules = rules_of_compiler(subject, judged.graph, kernels, compiled.report)
     return partition(onnx, rules, prefix_only=one)
+
+
+def _segment_files(found: Partition) -> dict[str, bytes]:
+    """The segments as TFLite, by the names of their files. Raises UnsupportedOperator for one that has no such form."""
+    files: dict[str, bytes] = {}
+    for segment in found.segments:
+        try:
+            files[f"segment-{segment.index}.tflite"] = tflite_bytes(segment.network)
+        except UnsupportedOperator as error:
+            raise UnsupportedOperator(
+                error.node, f"segment {segment.index} has no TFLite form: {error.reason}"
+            ) from None
+    return files
 
 
 def _file(onnx: ModelProto) -> bytes | None:

@@ -10,7 +10,6 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from hwnas.core.accelerator import Accelerator
 from hwnas.core.price import Price
-from hwnas.errors import UnsupportedOperator
 from hwnas.firmware.fpga.array import Array
 from hwnas.firmware.fpga.program import CoreStep, HostStep, Layout, Program, Step, Tensor
 from hwnas.graph.rules_qdq import unshare

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from hwnas.config import validate
 from hwnas.core.device import Device
 from hwnas.core.estimate import Bytes
+from hwnas.errors import ConfigError
+from hwnas.units import show
 
 Configuration = Literal[
     "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512",
@@ -48,6 +50,14 @@ class VelaSettings(BaseModel):
 
 
 def settings_of(device: Device) -> VelaSettings:
-    """The options of a device. Raises ConfigError for what is missing or unknown."""
+    """The options of a device. Raises ConfigError for what is missing or unknown, or contradicts its memories."""
     options: dict[str, Any] = dict(device.options.get("vela", {}))
-    return validate(VelaSettings, options, f"options.vela of {device.name}")
+    settings = validate(VelaSettings, options, f"options.vela of {device.name}")
+    memory = device.memory("sram")
+    if memory is not None and memory.size is not None and memory.size != settings.sram:
+        given, there = show(settings.sram, "bytes"), show(memory.size, "bytes")
+        raise ConfigError(
+            f"options.vela.sram is {given}, and memories has sram of {there}: they are the same memory",
+            key=f"options.vela of {device.name}",
+        )
+    return settings

@@ -54,6 +54,10 @@ class VelaToolchain:
         known = {op for rule in RULES for op in rule.operators} | {"QuantizeLinear", "DequantizeLinear"}
         return None if node.op_type in known else f"no rule computes {node.op_type} on Ethos-U"
 
+    def check(self, device: Device) -> None:
+        """Raises ConfigError for options that cannot be, or that contradict the rest of the device."""
+        settings_of(device)
+
     def flash_bytes(self, onnx: ModelProto) -> int:
         """Constants, packed with their scales, and the command stream; the file's frame counts where a network ends."""
         sums = analyse(onnx, self.rules)

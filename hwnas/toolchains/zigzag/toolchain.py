@@ -19,7 +19,15 @@ from hwnas.errors import ConfigError, UnsupportedOperator
 from hwnas.graph.analysis import analyse
 from hwnas.graph.scales import ScaleRule
 from hwnas.graph.tflite import tflite_bytes
-from hwnas.toolchains.partition import Partition, Placed, Supported, partition, require_whole, support_table
+from hwnas.toolchains.partition import (
+    Partition,
+    Placed,
+    Supported,
+    partition,
+    require_integers,
+    require_whole,
+    support_table,
+)
 from hwnas.toolchains.partition.companion import assemble
 from hwnas.toolchains.zigzag.nest import nest_of
 from hwnas.toolchains.zigzag.prices import KernelPrice, price_nests, zigzag_version
@@ -28,8 +36,6 @@ from hwnas.toolchains.zigzag.settings import ZigzagSettings, settings_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-PRODUCTS = {op for rule in RULES for op in rule.operators}
 
 
 class ZigzagToolchain:
@@ -50,6 +56,10 @@ class ZigzagToolchain:
         """None: what ZigZag does not price runs on the CPU, unless the device forbids it."""
         return None
 
+    def check(self, device: Device) -> None:
+        """Raises ConfigError for options that cannot be."""
+        settings_of(device)
+
     def flash_bytes(self, onnx: ModelProto) -> int:
         """Constants alone: nobody compiles for a generic NPU."""
         return analyse(onnx, self.rules).weight_bytes
@@ -60,7 +70,7 @@ class ZigzagToolchain:
         Raises UnsupportedOperator for a network that is all floats, and for a CPU that may not help and would have to.
         """
         found = partition(onnx, RULES)
-        _refuse_floats(found)
+        require_integers(found)
         if not settings_of(device).allow_cpu_fallback:
             require_whole(found)
         return found
@@ -101,15 +111,6 @@ class ZigzagToolchain:
                 code=tuple(sorted({layer.op for layer in layers})),
             )
         )
-
-
-def _refuse_floats(found: Partition) -> None:
-    """A network without any integers is a mistake, not work for the CPU."""
-    if found.segments or any(rest.kernel.group is not None for rest in found.rest):
-        return
-    for rest in found.rest:
-        if rest.kernel.operator.op in PRODUCTS and rest.reasons:
-            raise UnsupportedOperator(rest.kernel.label, rest.reasons[0])
 
 
 def _priced(kernels: list[Placed], settings: ZigzagSettings) -> list[KernelPrice]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from hwnas.api.pieces import load_toolchain
 from hwnas.core.device import Device
-from hwnas.core.measurement import Samples
 from hwnas.core.price import Price, read_price
 from hwnas.core.workload import Artifact
 from hwnas.errors import ConfigError
@@ -62,13 +61,7 @@ def price(
         folder = into or Path(scratch)
         artifact = build_one(chain.name, model, device, folder)
         found = read_price(folder)
-    run = (found.total,)
-    samples = Samples(
-        latency_s=run if found.unit == "s" else (),
-        cycles=run if found.unit == "cycles" else None,
-        traffic=found.traffic,
-        macs=found.macs,
-    )
+    samples = found.samples(1)
     told = {metric: device.value(samples, metric) for metric in (device.metric, *device.derived)}
     told |= {use: float(size) for use, size in artifact.memory.items()}
     told["flash"] = None if artifact.flash_bytes is None else float(artifact.flash_bytes)

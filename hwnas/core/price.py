@@ -6,11 +6,13 @@ A toolchain that prices what it builds writes it; the runner `simulator` reads i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hwnas.core.measurement import Samples
 from hwnas.errors import DataError
 
 PRICE = "price.json"
@@ -62,6 +64,26 @@ class Price(BaseModel):
     def total(self) -> float:
         """Cycles or seconds of one run."""
         return sum(self.parts.values())
+
+    def samples(self, readings: int) -> Samples:
+        """So many readings of a run: the price each time, for it does not scatter."""
+        values = (self.total,) * readings
+        return Samples(
+            latency_s=values if self.unit == "s" else (),
+            cycles=values if self.unit == "cycles" else None,
+            parts={str(part): float(cost) for part, cost in self.parts.items()},
+            traffic=dict(self.traffic),
+            macs=self.macs,
+        )
+
+
+def total_traffic(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Bytes by memory of several parts together."""
+    total: dict[str, float] = {}
+    for traffic in parts:
+        for memory, moved in traffic.items():
+            total[memory] = total.get(memory, 0.0) + moved
+    return total
 
 
 def write_price(price: Price, folder: Path) -> None:

@@ -47,14 +47,7 @@ class SimulatedBoard:
         expected = "cycles" if self._device.metric == "cycles" else "s"
         if price.unit != expected:
             raise DeviceError(f"the price is in {price.unit}, and {self._device.name} counts {expected}")
-        values = (price.total,) * readings
-        return Samples(
-            latency_s=values if expected == "s" else (),
-            cycles=values if expected == "cycles" else None,
-            parts={str(part): float(cost) for part, cost in price.parts.items()},
-            traffic=dict(price.traffic),
-            macs=price.macs,
-        )
+        return price.samples(readings)
 
     def loop(self, artifact: Artifact, seconds: float, timeout_s: float) -> Loop:
         """Raises DeviceUnavailable: there is nothing that a meter could be beside."""

@@ -209,7 +209,8 @@ def test_a_segment_that_has_no_tflite_is_named(tmp_path: Path, monkeypatch: pyte
     def refused(_onnx: onnx.ModelProto) -> bytes:
         raise UnsupportedOperator("Conv (c)", "it is odd")
 
-    monkeypatch.setattr("hwnas.toolchains.edgetpu.toolchain.tflite_bytes", refused)
+    for user in ("hwnas.toolchains.edgetpu.toolchain", "hwnas.graph.tflite.emit"):  # of a segment, and of the whole
+        monkeypatch.setattr(f"{user}.tflite_bytes", refused)
     with pytest.raises(UnsupportedOperator, match=r"Conv \(c\): segment 0 has no TFLite form: it is odd"):
         built(chain("conv"), tmp_path)
 

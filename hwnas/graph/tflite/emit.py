@@ -73,6 +73,14 @@ def tflite_bytes(network: ModelProto, max_stride: int | None = None) -> bytes:
     return emission(network, max_stride).file.serialised()
 
 
+def tflite_if_possible(network: ModelProto) -> bytes | None:
+    """The file of a network; None where TFLite has no form of one of its operators. Raises otherwise as `tflite_bytes`."""
+    try:
+        return tflite_bytes(network)
+    except UnsupportedOperator:
+        return None
+
+
 def emission(network: ModelProto, max_stride: int | None = None) -> Emission:
     """What `tflite_bytes` writes, before it is serialised. Raises UnsupportedOperator and DataError as that does."""
     return _Walk(unshare(normal_form(view(network))), max_stride).run()

@@ -12,7 +12,7 @@ from hwnas.core.workload import Artifact
 from hwnas.errors import ConfigError, UnsupportedOperator
 from hwnas.graph.analysis import analyse
 from hwnas.graph.scales import ScaleRule
-from hwnas.graph.tflite import tflite_bytes
+from hwnas.graph.tflite import tflite_bytes, tflite_if_possible
 from hwnas.toolchains.edgetpu.compiler import Compiled, compile_tflite, compiler_version, find_compiler
 from hwnas.toolchains.edgetpu.law import HOST, SRAM, Caching, cache, layer_of, parameters_of, streaming_s, wait_s
 from hwnas.toolchains.edgetpu.rules import RULES
@@ -74,7 +74,7 @@ class EdgeTpuToolchain:
     def flash_bytes(self, onnx: ModelProto) -> int:
         """Size of the TFLite file of a network, or what a block adds to it."""
         ends = any(output.type.tensor_type.elem_type == FLOAT for output in onnx.graph.output)
-        written = _file(onnx)
+        written = tflite_if_possible(onnx)
         if written is None:
             sums = analyse(onnx, self.rules)
             return round(PER_BYTE * sums.weight_bytes + PER_KERNEL * sums.kernels + FRAME * ends)
@@ -85,7 +85,7 @@ class EdgeTpuToolchain:
 
         Raises UnsupportedOperator where something is left to a CPU that may not help, BuildError, ConfigError.
         """
-        return _divided(onnx, settings_of(device), _file(onnx))[0]
+        return _divided(onnx, settings_of(device), tflite_if_possible(onnx))[0]
 
     def build(self, onnx: ModelProto, device: Device, into: Path) -> Artifact:
         """Write and price a quantised network. Raises UnsupportedOperator, BuildError, ConfigError.
@@ -98,7 +98,7 @@ class EdgeTpuToolchain:
         settings = settings_of(device)
         if device.accelerator is None:
             raise ConfigError(f"{device.name} has no accelerator: section", key="accelerator")
-        whole = _file(onnx)
+        whole = tflite_if_possible(onnx)
         found, compiled, subject = _divided(onnx, settings, whole)
         files = {TFLITE: whole} if whole is not None else _segment_files(found)
         into.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class EdgeTpuToolchain:
                 schedule="edgetpu-law" if compiled is None else "edgetpu-compiler",
                 flash_bytes=deployed,
                 memory={"sram": activations, "constants": caching.cached + caching.streamed},
-                kernels=sum(len(s.kernels) for s in found.segments) + len(found.rest),
+                kernels=found.kernels,
                 code=tuple(sorted({layer.op for layer in price.layers if layer.where == "accelerator"})),
             )
         )
@@ -213,11 +213,3 @@ def _segment_files(found: Partition) -> dict[str, bytes]:
                 error.node, f"segment {segment.index} has no TFLite form: {error.reason}"
             ) from None
     return files
-
-
-def _file(onnx: ModelProto) -> bytes | None:
-    """The whole network as TFLite; None where TFLite has no form of an operator of the CPU's part."""
-    try:
-        return tflite_bytes(onnx)
-    except UnsupportedOperator:
-        return None

@@ -85,6 +85,11 @@ class Partition:
     def rest(self) -> tuple[Rest, ...]:
         return tuple(stage for stage in self.stages if isinstance(stage, Rest))
 
+    @property
+    def kernels(self) -> int:
+        """How many there are in all, on either side."""
+        return sum(len(segment.kernels) for segment in self.segments) + len(self.rest)
+
 
 def partition(network: ModelProto, rules: Sequence[Rule], prefix_only: bool = False) -> Partition:
     """Split a network (static shapes, opset 18 or later) into what the rules take and the rest.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from hwnas.core.artifact import COMPILED, TFLITE, write_artifact
 from hwnas.core.device import Device
-from hwnas.core.price import write_price
+from hwnas.core.price import total_traffic, write_price
 from hwnas.core.workload import Artifact
-from hwnas.errors import BuildError, ConfigError, UnsupportedOperator
+from hwnas.errors import BuildError, ConfigError
 from hwnas.graph.analysis import analyse
 from hwnas.graph.scales import ScaleRule
-from hwnas.graph.tflite import tflite_bytes
+from hwnas.graph.tflite import tflite_bytes, tflite_if_possible
 from hwnas.toolchains.partition import Partition, Supported, partition, require_whole, support_table
 from hwnas.toolchains.partition.companion import assemble
 from hwnas.toolchains.vela.compiler import Compiled, compile_tflite, vela_version
@@ -83,7 +83,8 @@ class VelaToolchain:
         for i, one in enumerate(compiled):
             name = COMPILED if len(compiled) == 1 else f"segment-{i}.tflite"
             (into / name).write_bytes(one.data)
-        _write_reference(onnx, into)
+        if (whole := tflite_if_possible(onnx)) is not None:  # what outputs are computed by; without it none are checked
+            (into / TFLITE).write_bytes(whole)
         price = assemble(
             found,
             device.accelerator,
@@ -91,7 +92,7 @@ class VelaToolchain:
             layers=[layer for one in compiled for layer in one.layers],
             cost=sum(one.cycles for one in compiled),
             macs=sum(one.macs for one in compiled),
-            traffic=_sums(compiled),
+            traffic=total_traffic(one.traffic for one in compiled),
             tool=f"Vela {self.version()}",
         )
         write_price(price, into)
@@ -104,7 +105,7 @@ class VelaToolchain:
                 schedule=f"vela-{settings.optimise.lower()}",
                 flash_bytes=sum(len(one.data) for one in compiled),
                 memory={"sram": max((one.sram_bytes for one in compiled), default=0)},
-                kernels=_kernels(found),
+                kernels=found.kernels,
                 code=tuple(sorted({layer.op for one in compiled for layer in one.layers})),
             )
         )
@@ -120,23 +121,3 @@ def _check(compiled: list[Compiled], settings: VelaSettings, device: Device) -> 
         if "Dedicated" not in settings.memory_mode and one.sram_bytes > settings.sram:
             needed, there = show(one.sram_bytes, "bytes"), show(settings.sram, "bytes")
             raise BuildError("vela", f"the network needs {needed} of SRAM at once, and {device.name} has {there}")
-
-
-def _write_reference(onnx: ModelProto, into: Path) -> None:
-    """The whole network before it is compiled, where TFLite can say it: what its outputs are computed by."""
-    try:
-        (into / TFLITE).write_bytes(tflite_bytes(onnx))
-    except UnsupportedOperator:  # an operator of the CPU rest: the network is priced, and its outputs are not checked
-        return
-
-
-def _sums(compiled: list[Compiled]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for one in compiled:
-        for memory, moved in one.traffic.items():
-            total[memory] = total.get(memory, 0.0) + moved
-    return total
-
-
-def _kernels(found: Partition) -> int:
-    return sum(len(s.kernels) for s in found.segments) + len(found.rest)

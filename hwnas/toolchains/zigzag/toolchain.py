@@ -7,18 +7,17 @@ overlap, so that their prices add up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwnas.core.artifact import TFLITE, write_artifact
 from hwnas.core.device import Device
-from hwnas.core.price import Layer, write_price
+from hwnas.core.price import Layer, total_traffic, write_price
 from hwnas.core.workload import Artifact
-from hwnas.errors import ConfigError, UnsupportedOperator
+from hwnas.errors import ConfigError
 from hwnas.graph.analysis import analyse
 from hwnas.graph.scales import ScaleRule
-from hwnas.graph.tflite import tflite_bytes
+from hwnas.graph.tflite import tflite_if_possible
 from hwnas.toolchains.partition import (
     Partition,
     Placed,
@@ -91,11 +90,12 @@ class ZigzagToolchain:
             layers=layers,
             cost=sum(layer.cost for layer in layers),
             macs=sum(layer.macs for layer in layers),
-            traffic=_sums(layers),
+            traffic=total_traffic(layer.traffic for layer in layers),
             tool=f"ZigZag {self.version()} ({settings.hardware})",
         )
         into.mkdir(parents=True, exist_ok=True)
-        _write_reference(onnx, into)
+        if (whole := tflite_if_possible(onnx)) is not None:  # what outputs are computed by; without it none are checked
+            (into / TFLITE).write_bytes(whole)
         write_price(price, into)
         constants = self.flash_bytes(onnx)
         return write_artifact(
@@ -107,7 +107,7 @@ class ZigzagToolchain:
                 schedule=f"zigzag-{settings.mapping or 'free'}",
                 flash_bytes=constants,
                 memory={"constants": constants},
-                kernels=len(kernels) + len(found.rest),
+                kernels=found.kernels,
                 code=tuple(sorted({layer.op for layer in layers})),
             )
         )
@@ -130,19 +130,3 @@ def _layer(kernel: Placed, price: KernelPrice, clock_hz: float) -> Layer:
         macs=price.macs,
         traffic=price.traffic,
     )
-
-
-def _sums(layers: Iterable[Layer]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for layer in layers:
-        for memory, moved in layer.traffic.items():
-            total[memory] = total.get(memory, 0.0) + moved
-    return total
-
-
-def _write_reference(onnx: ModelProto, into: Path) -> None:
-    """The whole network, where TFLite can say it: what its outputs are computed by."""
-    try:
-        (into / TFLITE).write_bytes(tflite_bytes(onnx))
-    except UnsupportedOperator:  # an operator of the CPU rest: the network is priced, and its outputs are not checked
-        return
